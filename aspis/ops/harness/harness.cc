@@ -1,0 +1,339 @@
+#include "aspis/ops/harness/harness.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "aspis/base/clock.h"
+#include "aspis/base/parallel.h"
+#include "aspis/base/rng.h"
+#include "aspis/ops/harness/bounds.h"
+#include "aspis/simd/isa.h"
+
+namespace aspis::harness {
+namespace {
+
+Arrays to_arrays(const OpCase& c, const Tensors& tensors, mx::Dtype dtype) {
+  Arrays arrays;
+  for (size_t i = 0; i < tensors.size(); i++) arrays.push_back(to_array(tensors[i], c.inputs[i], dtype));
+  return arrays;
+}
+
+std::vector<size_t> differentiable_inputs(const OpCase& c) {
+  std::vector<size_t> indices;
+  for (size_t i = 0; i < c.inputs.size(); i++) {
+    if (c.inputs[i].differentiable && !c.inputs[i].fill.is_integer()) indices.push_back(i);
+  }
+  return indices;
+}
+
+// Random weights of the loss sum_k <w_k, output_k>, one tensor per output.
+Tensors loss_weights(const OpCase& c, const Tensors& outputs, uint64_t seed, bool round_to_float) {
+  Tensors weights;
+  for (size_t k = 0; k < outputs.size(); k++) {
+    Rng rng(seed, "harness.weights." + c.name, k);
+    Tensor w{outputs[k].shape, std::vector<double>(outputs[k].data.size())};
+    for (double& v : w.data) {
+      v = rng.normal();
+      if (round_to_float) v = static_cast<float>(v);
+    }
+    weights.push_back(std::move(w));
+  }
+  return weights;
+}
+
+struct Evaluation {
+  Arrays outputs, gradients;  // gradients of the differentiable inputs only
+};
+
+Evaluation evaluate(const OpCase& c, const ArrayFn& fn, const Arrays& inputs, const Arrays& cotangents) {
+  const auto wanted = differentiable_inputs(c);
+  if (cotangents.empty() || wanted.empty()) {
+    Evaluation e{fn(inputs), {}};
+    mx::eval(e.outputs);
+    return e;
+  }
+  Arrays primals;
+  for (const size_t i : wanted) primals.push_back(inputs[i]);
+  auto [outputs, gradients] = mx::vjp(
+      [&](const Arrays& moved) {
+        Arrays all = inputs;
+        for (size_t k = 0; k < wanted.size(); k++) all[wanted[k]] = moved[k];
+        return fn(all);
+      },
+      primals, cotangents);
+  Arrays both = outputs;
+  both.insert(both.end(), gradients.begin(), gradients.end());
+  mx::eval(both);
+  return {std::move(outputs), std::move(gradients)};
+}
+
+Arrays cotangent_arrays(const Tensors& weights, mx::Dtype dtype) {
+  Arrays arrays;
+  for (const Tensor& w : weights) arrays.push_back(to_array(w, {}, dtype));
+  return arrays;
+}
+
+bool same_bits(const mx::array& a, const mx::array& b) {
+  if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
+  Arrays dense = {mx::contiguous(a), mx::contiguous(b)};
+  mx::eval(dense);
+  return std::memcmp(dense[0].data<uint8_t>(), dense[1].data<uint8_t>(), dense[0].nbytes()) == 0;
+}
+
+bool same_bits(const Evaluation& a, const Evaluation& b) {
+  const auto same = [](const Arrays& x, const Arrays& y) {
+    return std::equal(x.begin(), x.end(), y.begin(), y.end(),
+                      [](const mx::array& p, const mx::array& q) { return same_bits(p, q); });
+  };
+  return same(a.outputs, b.outputs) && same(a.gradients, b.gradients);
+}
+
+// Views of `a` with equal values but another memory layout.
+std::vector<std::pair<std::string, mx::array>> layouts_of(const mx::array& a) {
+  std::vector<std::pair<std::string, mx::array>> views;
+  const int ndim = static_cast<int>(a.ndim());
+  if (ndim == 0 || a.size() == 0) return views;
+  for (int axis : {ndim - 1, ndim - 2}) {
+    if (axis < 0) continue;
+    // Neighbours of another value on both sides: reading past a row shows.
+    std::vector<std::pair<int, int>> pads(ndim, {0, 0});
+    pads[axis] = {1, 2};
+    mx::array wide = mx::contiguous(mx::pad(a, pads, mx::array(-77, a.dtype())));
+    mx::Shape start(ndim, 0), stop = wide.shape();
+    start[axis] = 1;
+    stop[axis] -= 2;
+    views.emplace_back("slice of axis " + std::to_string(axis), mx::slice(wide, start, stop));
+  }
+  if (ndim >= 2) {
+    const auto stored = mx::contiguous(mx::swapaxes(a, -1, -2));
+    views.emplace_back("transposed", mx::swapaxes(stored, -1, -2));
+  }
+  for (auto& [name, view] : views) mx::eval(view);
+  return views;
+}
+
+// `a` with its first row along axis 0 repeated by a stride of zero.
+mx::array broadcast_first(const mx::array& a) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  stop[0] = 1;
+  return mx::broadcast_to(mx::contiguous(mx::slice(a, start, stop)), a.shape());
+}
+
+class Checker {
+ public:
+  Checker(const OpEntry& entry, const OpInstance& instance, const CheckOptions& options)
+      : entry_(entry), c_(instance.plain), instance_(instance), options_(options) {
+    result_ = {entry.name, c_.name, active_isa(), 0, 0, true, ""};
+  }
+
+  CheckResult run() {
+    inputs_ = make_inputs(c_, options_.seed, true);
+    reference_ = c_.reference(inputs_);
+    weights_ = loss_weights(c_, reference_, options_.seed, true);
+    check_values();
+    if (entry_.has_gradient && result_.passed) check_gradients();
+    if (options_.threads && result_.passed) check_threads();
+    if (options_.layouts && result_.passed) check_layouts();
+    return result_;
+  }
+
+ private:
+  void fail(const std::string& message) {
+    if (result_.passed) result_.message = message;
+    result_.passed = false;
+  }
+
+  void expect_below(double error, double tolerance, const std::string& what) {
+    if (!(error <= tolerance)) {
+      char text[96];
+      std::snprintf(text, sizeof text, ": error %.2e is above %.0e", error, tolerance);
+      fail(what + text);
+    }
+  }
+
+  double worst_error(const Arrays& got, const Tensors& want, double tolerance, const std::string& what) {
+    if (got.size() != want.size()) {
+      fail(what + ": " + std::to_string(got.size()) + " outputs, " + std::to_string(want.size()) + " expected");
+      return INFINITY;
+    }
+    double worst = 0;
+    for (size_t k = 0; k < got.size(); k++) {
+      const double e = normalized_error(to_tensor(got[k]), want[k]);
+      expect_below(e, tolerance, what + ", output " + std::to_string(k));
+      worst = std::max(worst, e);
+    }
+    return worst;
+  }
+
+  void check_values() {
+    const Arrays f32 = to_arrays(c_, inputs_, mx::float32), f64 = to_arrays(c_, inputs_, mx::float64);
+    result_.forward_error = worst_error(evaluate(c_, instance_.op, f32, {}).outputs, reference_,
+                                        c_.tolerance.forward, "float32 forward against the oracle");
+    worst_error(evaluate(c_, instance_.op, f64, {}).outputs, reference_, c_.tolerance.forward_double,
+                "float64 forward against the oracle");
+    if (instance_.composed) {
+      worst_error(evaluate(c_, instance_.composed, f64, {}).outputs, reference_, c_.tolerance.forward_double,
+                  "composed version against the oracle");
+    }
+  }
+
+  void check_gradients() {
+    const auto wanted = differentiable_inputs(c_);
+    const auto name = [&](size_t k) { return "gradient of " + c_.inputs[wanted[k]].name; };
+    const Arrays f64 = to_arrays(c_, inputs_, mx::float64);
+    const Arrays w64 = cotangent_arrays(weights_, mx::float64);
+    const Evaluation exact = evaluate(c_, instance_.op, f64, w64);
+    Tensors exact_gradients;
+    for (const auto& g : exact.gradients) exact_gradients.push_back(to_tensor(g));
+
+    const Evaluation single =
+        evaluate(c_, instance_.op, to_arrays(c_, inputs_, mx::float32), cotangent_arrays(weights_, mx::float32));
+    for (size_t k = 0; k < wanted.size(); k++) {
+      const double e = normalized_error(to_tensor(single.gradients[k]), exact_gradients[k]);
+      expect_below(e, c_.tolerance.gradient, name(k) + ", float32 against float64");
+      result_.gradient_error = std::max(result_.gradient_error, e);
+    }
+    if (instance_.composed) {
+      const Evaluation composed = evaluate(c_, instance_.composed, f64, w64);
+      for (size_t k = 0; k < wanted.size(); k++) {
+        expect_below(normalized_error(exact_gradients[k], to_tensor(composed.gradients[k])),
+                     c_.tolerance.gradient_double, name(k) + ", float64 against the composed version");
+      }
+    }
+    if (options_.finite_differences && (c_.uses & kGrad)) {
+      for (size_t k = 0; k < wanted.size(); k++) {
+        const Tensor numeric = numeric_gradient(c_, inputs_, weights_, wanted[k]);
+        // Central differences with step 1e-6 are good to about 1e-8 of the
+        // largest loss term; 1e-6 leaves room for curvature.
+        expect_below(normalized_error(exact_gradients[k], numeric), 1e-6, name(k) + " against finite differences");
+      }
+    }
+  }
+
+  Arrays single_cotangents() const {
+    return entry_.has_gradient ? cotangent_arrays(weights_, mx::float32) : Arrays{};
+  }
+
+  void check_threads() {
+    const Arrays inputs = to_arrays(c_, inputs_, mx::float32);
+    const int saved = num_threads();
+    set_num_threads(1);
+    const Evaluation one = evaluate(c_, instance_.op, inputs, single_cotangents());
+    for (const int threads : {2, 3, 7}) {
+      set_num_threads(threads);
+      if (!same_bits(one, evaluate(c_, instance_.op, inputs, single_cotangents()))) {
+        fail("results with 1 and " + std::to_string(threads) + " threads differ in bits");
+      }
+    }
+    set_num_threads(saved);
+  }
+
+  void check_layouts() {
+    const Arrays inputs = to_arrays(c_, inputs_, mx::float32);
+    const Arrays cotangents = single_cotangents();
+    const Evaluation plain = evaluate(c_, instance_.op, inputs, cotangents);
+    for (size_t i = 0; i < inputs.size(); i++) {
+      Arrays moved = inputs;
+      for (const auto& [layout, view] : layouts_of(inputs[i])) {
+        moved[i] = view;
+        if (!same_bits(plain, evaluate(c_, instance_.op, moved, cotangents))) {
+          fail("input " + c_.inputs[i].name + " as " + layout + " gives another result");
+        }
+      }
+      if (inputs[i].ndim() >= 2 && inputs[i].shape(0) > 1) {
+        moved[i] = broadcast_first(inputs[i]);
+        const Evaluation broadcast = evaluate(c_, instance_.op, moved, cotangents);
+        moved[i] = mx::contiguous(moved[i]);
+        if (!same_bits(broadcast, evaluate(c_, instance_.op, moved, cotangents))) {
+          fail("input " + c_.inputs[i].name + " as a broadcast view gives another result");
+        }
+      }
+    }
+    if (!cotangents.empty()) {
+      Arrays ones_view, ones_dense;
+      for (const auto& w : cotangents) {
+        ones_view.push_back(mx::broadcast_to(mx::array(1.0f), w.shape()));
+        ones_dense.push_back(mx::contiguous(ones_view.back()));
+      }
+      if (!same_bits(evaluate(c_, instance_.op, inputs, ones_view),
+                     evaluate(c_, instance_.op, inputs, ones_dense))) {
+        fail("a broadcast cotangent gives another gradient than a dense one");
+      }
+    }
+  }
+
+  const OpEntry& entry_;
+  const OpCase& c_;
+  const OpInstance& instance_;
+  const CheckOptions options_;
+  CheckResult result_;
+  Tensors inputs_, reference_, weights_;
+};
+
+Timing time_repeatedly(const std::function<void()>& run, double seconds) {
+  run();  // first-touch of buffers, creation of primitives
+  std::vector<double> times;
+  const double start = monotonic_seconds();
+  while (times.size() < 3 || (monotonic_seconds() - start < seconds && times.size() < 1000)) {
+    const double t = monotonic_seconds();
+    run();
+    times.push_back(monotonic_seconds() - t);
+  }
+  std::sort(times.begin(), times.end());
+  const auto at = [&](double q) { return times[static_cast<size_t>(q * static_cast<double>(times.size() - 1))]; };
+  return {at(0.5), times.front(), (at(0.9) - at(0.1)) / at(0.5), static_cast<int>(times.size())};
+}
+
+}  // namespace
+
+mx::array to_array(const Tensor& t, const TensorSpec& spec, mx::Dtype dtype) {
+  const mx::Shape shape(t.shape.begin(), t.shape.end());
+  if (spec.fill.is_integer()) {
+    const std::vector<int32_t> values(t.data.begin(), t.data.end());
+    return mx::array(values.begin(), shape, mx::int32);
+  }
+  if (dtype == mx::float64) return mx::array(t.data.begin(), shape, mx::float64);
+  const std::vector<float> values(t.data.begin(), t.data.end());
+  return mx::array(values.begin(), shape, mx::float32);
+}
+
+Tensor to_tensor(const mx::array& a) {
+  const mx::array wide = mx::contiguous(mx::astype(a, mx::float64, mx::Device::cpu), false, mx::Device::cpu);
+  wide.eval();
+  Tensor t{{a.shape().begin(), a.shape().end()}, {}};
+  t.data.assign(wide.data<double>(), wide.data<double>() + wide.size());
+  return t;
+}
+
+CheckResult check_case(const OpEntry& entry, const OpInstance& instance, const CheckOptions& options) {
+  return Checker(entry, instance, options).run();
+}
+
+PerfResult measure_case(const OpEntry& entry, const OpInstance& instance, double seconds, bool composed) {
+  const OpCase& c = instance.plain;
+  const ArrayFn& fn = composed ? instance.composed : instance.op;
+  Arrays inputs = to_arrays(c, make_inputs(c, 1, true), mx::float32);
+  mx::eval(inputs);
+  PerfResult result{entry.name, c.name, {}, {}, 0, 0, "", ""};
+  Arrays outputs = fn(inputs);
+  mx::eval(outputs);
+  result.forward = time_repeatedly([&] { mx::eval(fn(inputs)); }, entry.has_gradient ? seconds / 2 : seconds);
+  const MachineBounds& bounds = machine_bounds();
+  result.forward_bound = bound_seconds(c.forward, bounds, &result.forward_limit);
+  if (entry.has_gradient) {
+    Arrays cotangents;
+    for (const auto& o : outputs) cotangents.push_back(mx::ones(o.shape(), o.dtype()));
+    mx::eval(cotangents);
+    result.forward_backward = time_repeatedly([&] { evaluate(c, fn, inputs, cotangents); }, seconds / 2);
+    const Cost both{c.forward.flops + c.backward.flops, c.forward.exps + c.backward.exps,
+                    c.forward.bytes + c.backward.bytes};
+    result.forward_backward_bound = bound_seconds(both, bounds, &result.forward_backward_limit);
+  }
+  return result;
+}
+
+}  // namespace aspis::harness

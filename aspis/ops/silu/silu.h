@@ -1,0 +1,18 @@
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+namespace aspis {
+
+/// SiLU (swish): x sigmoid(x), elementwise (Elfwing et al. 2017).
+///
+/// @param x  any shape, floating point; float16 and bfloat16 are computed in float32
+/// @return the shape and dtype of x
+/// Throws `aspis::Error(kUsage)` for integer input.
+mlx::core::array silu(const mlx::core::array& x, mlx::core::StreamOrDevice s = {});
+
+/// The same out of MLX operations: oracle, export form and fallback.
+mlx::core::array silu_composed(const mlx::core::array& x, mlx::core::StreamOrDevice s = {});
+
+}  // namespace aspis
