@@ -25,8 +25,20 @@ std::string read_file(const std::filesystem::path& path, ErrorKind kind = ErrorK
 /// leaves out the fsyncs, for files that are rewritten often (status, report).
 void write_file_atomic(const std::filesystem::path& path, std::string_view content, bool durable = true);
 
-/// Appends to a log-like file; opens once, writes whole lines. Throws
-/// `Error(kWrite)`.
+/// Creates `path`, which must not exist, writes `content`, syncs and closes it,
+/// every step checked. On failure nothing is left and `Error(kWrite)` is thrown.
+/// The building block of protocols that rename a whole folder.
+void write_file_synced(const std::filesystem::path& path, std::string_view content, bool durable = true,
+                       unsigned mode = 0666);
+
+/// Throws the sentence for a failed system call on `path`: disk full, read-only
+/// file system, missing folder and so on. `error` is the errno.
+[[noreturn]] void throw_write_error(const std::filesystem::path& path, std::string_view call, int error,
+                                    ErrorKind kind = ErrorKind::kWrite);
+
+/// Appends to a log-like file; opens once, writes whole lines: a write that
+/// fails halfway is taken back, and a part of a line that a crash left is ended
+/// before the first write. Throws `Error(kWrite)`.
 class AppendFile {
  public:
   explicit AppendFile(const std::filesystem::path& path);
