@@ -5,10 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -238,9 +237,10 @@ void write_file_atomic(const fs::path& path, std::string_view content, bool dura
     write_special(path, content);
     return;
   }
-  fs::path temporary = target;
-  temporary.replace_filename("." + target.filename().string() + ".tmp-" + std::to_string(::getpid()) + "-" +
-                             std::to_string(counter++));
+  std::string name = ".";
+  name += target.filename().string();
+  name += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+  const fs::path temporary = target.parent_path() / name;
   // Left by a process of the same number that died.
   ::unlink(temporary.c_str());
   try {
