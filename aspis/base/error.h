@@ -31,10 +31,10 @@ std::string_view to_string(ErrorKind kind);
 class Error : public std::exception {
  public:
   struct Parts {
-    std::string where;     ///< operator, file or flag: "selective_scan", "train.csv:3", "--lr"
-    std::string required;  ///< what is needed: "lr must be a positive number"
-    std::string got;       ///< what came instead; may be empty
-    std::string hint;      ///< what to try; may be empty
+    std::string where = {};     ///< operator, file or flag: "selective_scan", "train.csv:3", "--lr"
+    std::string required = {};  ///< what is needed: "lr must be a positive number"
+    std::string got = {};       ///< what came instead; may be empty
+    std::string hint = {};      ///< what to try; may be empty
   };
 
   Error(ErrorKind kind, Parts parts);
