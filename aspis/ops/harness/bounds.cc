@@ -45,10 +45,10 @@ HWY_ATTR float exp_sum(const float* x, int64_t n, int64_t rounds) {
   auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
   for (int64_t r = 0; r < rounds; r++) {
     for (int64_t i = 0; i + 4 * lanes <= n; i += 4 * lanes) {
-      s0 = hn::Add(s0, simd::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i)));
-      s1 = hn::Add(s1, simd::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i + lanes)));
-      s2 = hn::Add(s2, simd::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i + 2 * lanes)));
-      s3 = hn::Add(s3, simd::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i + 3 * lanes)));
+      s0 = hn::Add(s0, aspis::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i)));
+      s1 = hn::Add(s1, aspis::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i + lanes)));
+      s2 = hn::Add(s2, aspis::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i + 2 * lanes)));
+      s3 = hn::Add(s3, aspis::HWY_NAMESPACE::ExpNonPositive(d, hn::LoadU(d, x + i + 3 * lanes)));
     }
   }
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
@@ -96,20 +96,20 @@ MachineBounds measure() {
   std::vector<float> sink(m.threads);
 
   constexpr int64_t kFmaRounds = 2'000'000;
-  const auto fma = HWY_DYNAMIC_POINTER(fma_chains);
+  const auto fma = &HWY_DYNAMIC_DISPATCH(fma_chains);
   double t = best_time(5, [&] { parallel_for(m.threads, [&](int64_t i) { sink[i] = fma(kFmaRounds); }); });
   m.fma_flops = team * static_cast<double>(kFmaRounds) * HWY_DYNAMIC_DISPATCH(fma_flops_per_round)() / t;
 
   constexpr int64_t kExpCount = 2048, kExpRounds = 4000;
   std::vector<float> x(kExpCount);
   for (int64_t i = 0; i < kExpCount; i++) x[i] = -static_cast<float>(i % 97) * 0.11f;
-  const auto exps = HWY_DYNAMIC_POINTER(exp_sum);
+  const auto exps = &HWY_DYNAMIC_DISPATCH(exp_sum);
   t = best_time(5, [&] { parallel_for(m.threads, [&](int64_t i) { sink[i] = exps(x.data(), kExpCount, kExpRounds); }); });
   m.exps = team * static_cast<double>(kExpCount * kExpRounds) / t;
 
   constexpr int64_t kTriadCount = 16 << 20, kTriadBlock = 1 << 16;
   std::vector<float> a(kTriadCount), b(kTriadCount, 1.f), c(kTriadCount, 2.f);
-  const auto run_triad = HWY_DYNAMIC_POINTER(triad);
+  const auto run_triad = &HWY_DYNAMIC_DISPATCH(triad);
   t = best_time(5, [&] {
     parallel_for(kTriadCount / kTriadBlock, [&](int64_t i) {
       run_triad(b.data() + i * kTriadBlock, c.data() + i * kTriadBlock, a.data() + i * kTriadBlock, kTriadBlock);

@@ -302,7 +302,7 @@ mx::array to_array(const Tensor& t, const TensorSpec& spec, mx::Dtype dtype) {
 }
 
 Tensor to_tensor(const mx::array& a) {
-  const mx::array wide = mx::contiguous(mx::astype(a, mx::float64, mx::Device::cpu), false, mx::Device::cpu);
+  mx::array wide = mx::contiguous(mx::astype(a, mx::float64, mx::Device::cpu), false, mx::Device::cpu);
   wide.eval();
   Tensor t{{a.shape().begin(), a.shape().end()}, {}};
   t.data.assign(wide.data<double>(), wide.data<double>() + wide.size());

@@ -1,8 +1,8 @@
-#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/composed.h"
 #include "aspis/ops/silu/silu.h"
 
 namespace aspis {
 
-mx::array silu_composed(const mx::array& x, mx::StreamOrDevice s) { return mx::multiply(x, mx::sigmoid(x, s), s); }
+mx::array silu_composed(const mx::array& x, mx::StreamOrDevice s) { return mx::multiply(x, ops::sigmoid(x, s), s); }
 
 }  // namespace aspis

@@ -8,9 +8,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-namespace simd = aspis::simd::HWY_NAMESPACE;
+namespace simd = aspis::HWY_NAMESPACE;
 
-// Applies `f` to vectors of `n` values; the tail goes through a padded vector,
+// Applies `f` to vectors of `n` values; the tail goes through a partial vector,
 // so every element is computed by the same instructions whatever its place.
 template <typename T, typename F, typename... In>
 HWY_ATTR void map_block(int64_t n, T* out, F f, const In*... in) {
@@ -19,14 +19,8 @@ HWY_ATTR void map_block(int64_t n, T* out, F f, const In*... in) {
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) hn::StoreU(f(d, hn::LoadU(d, in + i)...), d, out + i);
   if (i < n) {
-    const auto load_tail = [&](const T* p) HWY_ATTR {
-      HWY_ALIGN T padded[HWY_MAX_BYTES / sizeof(T)] = {};
-      for (int64_t k = 0; k < n - i; k++) padded[k] = p[i + k];
-      return hn::Load(d, padded);
-    };
-    HWY_ALIGN T result[HWY_MAX_BYTES / sizeof(T)];
-    hn::Store(f(d, load_tail(in)...), d, result);
-    for (int64_t k = 0; k < n - i; k++) out[i + k] = result[k];
+    const size_t rest = static_cast<size_t>(n - i);
+    simd::StoreTail(f(d, simd::LoadTail(d, in + i, rest)...), d, out + i, rest);
   }
 }
 

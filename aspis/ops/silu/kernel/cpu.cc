@@ -24,22 +24,22 @@ constexpr int64_t kBlock = 1 << 14;  // kSiluBlock of every target
 
 template <>
 void silu(const SiluParams<float>& p) {
-  const auto run = HWY_DYNAMIC_POINTER(silu_f32);
+  const auto run = &HWY_DYNAMIC_DISPATCH(silu_f32);
   parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
 }
 template <>
 void silu(const SiluParams<double>& p) {
-  const auto run = HWY_DYNAMIC_POINTER(silu_f64);
+  const auto run = &HWY_DYNAMIC_DISPATCH(silu_f64);
   parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
 }
 template <>
 void silu_vjp(const SiluVjpParams<float>& p) {
-  const auto run = HWY_DYNAMIC_POINTER(silu_vjp_f32);
+  const auto run = &HWY_DYNAMIC_DISPATCH(silu_vjp_f32);
   parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
 }
 template <>
 void silu_vjp(const SiluVjpParams<double>& p) {
-  const auto run = HWY_DYNAMIC_POINTER(silu_vjp_f64);
+  const auto run = &HWY_DYNAMIC_DISPATCH(silu_vjp_f64);
   parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
 }
 
