@@ -117,7 +117,7 @@ void write_special(const fs::path& path, std::string_view content) {
 }  // namespace
 
 IoCalls default_io_calls() {
-  return {open_call, ::write, fsync_call, ::close, ::rename, ::mkdir, ::unlink, ::rmdir};
+  return {open_call, ::write, fsync_call, ::close, ::rename, ::mkdir, ::unlink, ::rmdir, ::statvfs};
 }
 
 IoCalls& io_calls() {

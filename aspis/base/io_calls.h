@@ -1,5 +1,6 @@
 #pragma once
 
+#include <sys/statvfs.h>
 #include <sys/types.h>
 
 #include <cstddef>
@@ -19,6 +20,7 @@ struct IoCalls {
   int (*mkdir)(const char* path, mode_t mode);
   int (*unlink)(const char* path);  ///< files
   int (*rmdir)(const char* path);   ///< empty folders
+  int (*statvfs)(const char* path, struct statvfs* out);
 };
 
 /// The table in use; assign to it to replace calls.
