@@ -19,9 +19,8 @@ struct Isa {
 };
 
 constexpr Isa kIsas[] = {
-    {HWY_AVX3, "avx512"},  {HWY_AVX2, "avx2"},     {HWY_SSE4, "sse4"},
-    {HWY_NEON, "neon"},    {1LL << 29, "neon"},    {HWY_EMU128, "portable"},
-    {HWY_SCALAR, "scalar"},
+    {HWY_AVX3, "avx512"}, {HWY_AVX2, "avx2"},       {HWY_SSE4, "sse4"},     {HWY_NEON, "neon"},
+    {1LL << 29, "neon"},  {HWY_EMU128, "portable"}, {HWY_SCALAR, "scalar"},
 };
 
 std::string_view name_of(int64_t bit) {

@@ -236,13 +236,12 @@ HWY_INLINE V ScaleAny(D d, V p, const Reduced<V>& x) {
   }
 }
 
-// (e^r - 1 - r) / r^2 on |r| <= ln2/2. The float version of degree 3 is the
-// fast one.
+// (e^r - 1 - r) / r^2 on |r| <= ln2/2.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpTail(D d, V r) {
   if constexpr (kIsF32<D>) {
-    return Poly(d, r, 0.499999934479713904, 0.166665206355460531, 0.04166838803406379752,
-                0.008368716502431125203, 0.001381459802310672503);
+    return Poly(d, r, 0.499999934479713904, 0.166665206355460531, 0.04166838803406379752, 0.008368716502431125203,
+                0.001381459802310672503);
   } else {
     return Poly(d, r, 0.5000000000000010224, 0.1666666666666667453, 0.04166666666652199076,
                 0.008333333333322207319, 0.001388888894782088566, 0.0001984126988659094279,
@@ -250,21 +249,23 @@ HWY_INLINE V ExpTail(D d, V r) {
                 2.511004987682203199e-8);
   }
 }
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V ExpTailFast(D d, V r) {
-  if constexpr (kIsF32<D>) {
-    return Poly(d, r, 0.4999899448042178612, 0.1666652312370146278, 0.04191757998431644792,
-                0.008369158156093791687);
-  } else {
-    return ExpTail(d, r);
-  }
-}
-
 // 1 + r + r^2 tail
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V OnePlus(D d, V r, V tail) {
   const V one = hn::Set(d, hn::TFromD<D>(1));
   return hn::MulAdd(r, hn::MulAdd(r, tail, one), one);
+}
+
+// e^r on |r| <= ln2/2: as exact as it gets, or one multiplication cheaper in
+// float for one more ULP.
+template <bool kFast, class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpReduced(D d, V r) {
+  if constexpr (kFast && kIsF32<D>) {
+    return Poly(d, r, 1.0, 0.9999997070362855454, 0.4999914921601020824, 0.1666763652261898043,
+                0.04189797298850657466, 0.008290309331433810242);
+  } else {
+    return OnePlus(d, r, ExpTail(d, r));
+  }
 }
 
 }  // namespace math_detail
@@ -275,7 +276,7 @@ HWY_INLINE V Exp(D d, V x) {
   using B = math_detail::Bits<hn::TFromD<D>>;
   x = ClampHigh(d, ClampLow(d, x, B::kExpZero), B::kExpInf);
   const auto r = math_detail::ReduceLn2(d, x);
-  return math_detail::ScaleAny(d, math_detail::OnePlus(d, r.r, math_detail::ExpTail(d, r.r)), r);
+  return math_detail::ScaleAny(d, math_detail::ExpReduced<false>(d, r.r), r);
 }
 
 namespace math_detail {
@@ -291,14 +292,14 @@ HWY_INLINE V FinishNonPositive(D d, V x, V p, V shifted, V n, hn::TFromD<D> norm
 
 /// e^x for x <= 0: the exponential of the scans. 11 instructions on AVX-512, 14
 /// elsewhere. Results below the smallest normal number are 0 except on AVX-512,
-/// where they are denormal. Positive arguments are not allowed (they are right
-/// up to x = 0.3 only by chance of the reduction).
-template <class D, class V = hn::Vec<D>>
+/// where they are denormal. Positive arguments are not allowed. kFast = false
+/// spends one more instruction on one ULP less in float.
+template <bool kFast = true, class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpNonPositive(D d, V x) {
   using B = math_detail::Bits<hn::TFromD<D>>;
   const V clamped = ClampLow(d, x, math_detail::kHasScalef ? B::kExpZero : B::kExpNormal);
   const auto r = math_detail::ReduceLn2(d, clamped);
-  const V p = math_detail::OnePlus(d, r.r, math_detail::ExpTailFast(d, r.r));
+  const V p = math_detail::ExpReduced<kFast>(d, r.r);
   return math_detail::FinishNonPositive(d, x, p, r.shifted, r.n, B::kExpNormal);
 }
 
@@ -320,9 +321,8 @@ HWY_INLINE V Exp2NonPositive(D d, V t) {
              0.009671522730996114939, 0.001326471840944324206);
   } else {
     p = Poly(d, r, 1.0, 0.6931471805599453258, 0.2402265069591013132, 0.05550410866482008203,
-             0.009618129107594094166, 0.001333355814677482201, 0.0001540353045714844427,
-             0.00001525273349301085574, 1.321543526262614103e-6, 1.017819959018335997e-7,
-             7.073786865869837889e-9, 4.43477288142292026e-10);
+             0.009618129107594094166, 0.001333355814677482201, 0.0001540353045714844427, 0.00001525273349301085574,
+             1.321543526262614103e-6, 1.017819959018335997e-7, 7.073786865869837889e-9, 4.43477288142292026e-10);
   }
   return math_detail::FinishNonPositive(d, t, p, shifted, n, kNormal);
 }
@@ -379,7 +379,7 @@ HWY_INLINE hn::Vec<D> FloatOf(D d, VI k) {
   return hn::Sub(hn::BitCast(d, hn::Add(k, hn::BitCast(di, magic))), magic);
 }
 
-// log(1 + x) for x in (-1, 2^100]; other arguments give nonsense. With
+// log(1 + x) for x in (-1, 2^120]; other arguments give nonsense. With
 // t = 2^-k, f = x t + (t - 1) is rounded once, so no correction is needed.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log1pCore(D d, V x) {
@@ -427,8 +427,8 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Log1p(D d, V x) {
   using T = hn::TFromD<D>;
   const V one = hn::Set(d, T(1));
-  // Above 2^60 the 1 is lost anyway, and 2^-k would underflow: log(x 2^-64) + 64 ln 2.
-  const auto big = hn::Gt(x, hn::Set(d, T(1152921504606846976.0)));
+  // Above 2^100 the 1 is lost anyway, and 2^-k would underflow: log(x 2^-64) + 64 ln 2.
+  const auto big = hn::Gt(x, hn::Set(d, T(1.2676506002282294e30)));
   const V scaled = hn::IfThenElse(big, hn::Mul(x, hn::Set(d, T(1) / T(18446744073709551616.0))), x);
   V y;
   if constexpr (kIsF32<D>) {
@@ -467,7 +467,7 @@ struct SigmoidParts {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE SigmoidParts<V> SplitSigmoid(D d, V x) {
   const V one = hn::Set(d, hn::TFromD<D>(1));
-  const V a = ExpNonPositive(d, hn::Neg(hn::Abs(x)));
+  const V a = ExpNonPositive<false>(d, hn::Neg(hn::Abs(x)));
   const auto negative = hn::Lt(x, hn::Zero(d));
   return {hn::IfThenElse(negative, a, one), hn::IfThenElse(negative, one, a), hn::Add(one, a)};
 }
@@ -541,17 +541,15 @@ HWY_INLINE V ScaledErfc(D d, V z) {
   const V t = hn::NegMulAdd(hn::Set(d, T(2)), s, hn::Set(d, T(1)));
   V p;
   if constexpr (kIsF32<D>) {
-    p = Poly(d, t, 0.3580023025891078095, -0.2944648288166574759, 0.1967427661708753253,
-             -0.1034886694785864547, 0.03984302276006944878, -0.008946608850338139289,
-             -0.0004088100818773925857, 0.001026776139692232533, -0.0001610591955870331348,
-             -0.0001084446433877466833);
+    p = Poly(d, t, 0.3580023025891078095, -0.2944648288166574759, 0.1967427661708753253, -0.1034886694785864547,
+             0.03984302276006944878, -0.008946608850338139289, -0.0004088100818773925857, 0.001026776139692232533,
+             -0.0001610591955870331348, -0.0001084446433877466833);
   } else {
-    p = Poly(d, t, 0.2911794425500770786, -0.2556644204407758883, 0.1963517133924669211,
-             -0.1307920776553803352, 0.07441654640902004029, -0.03518810698096584115, 0.01309834096381654185,
-             -0.003342901343878522534, 0.0002630234910778120188, 0.0002119528229170598326,
-             -0.00009297251856219459011, 2.825082575244314011e-6, 9.992575827652923085e-6,
-             -2.374439482419089352e-6, -8.775744834971574205e-7, 4.41693961521700844e-7,
-             7.543748884953879154e-8, -7.032557255999482814e-8, -8.216005440069196003e-9,
+    p = Poly(d, t, 0.2911794425500770786, -0.2556644204407758883, 0.1963517133924669211, -0.1307920776553803352,
+             0.07441654640902004029, -0.03518810698096584115, 0.01309834096381654185, -0.003342901343878522534,
+             0.0002630234910778120188, 0.0002119528229170598326, -0.00009297251856219459011,
+             2.825082575244314011e-6, 9.992575827652923085e-6, -2.374439482419089352e-6, -8.775744834971574205e-7,
+             4.41693961521700844e-7, 7.543748884953879154e-8, -7.032557255999482814e-8, -8.216005440069196003e-9,
              1.055172255356662709e-8, 1.608468573985781718e-9, -1.161679496103328008e-9,
              -3.157510195899731631e-10);
   }
@@ -572,7 +570,7 @@ HWY_INLINE V ExpOfSquare(D d, V x, hn::TFromD<D> c) {
     const V a = hn::BitCast(d, hn::And(hn::BitCast(di, x), hn::Set(di, mask)));
     low = hn::Add(hn::Sub(hn::Mul(a, a), high), hn::Mul(hn::Sub(x, a), hn::Add(x, a)));
   }
-  const V e = ExpNonPositive(d, hn::Mul(high, hn::Set(d, -c)));
+  const V e = ExpNonPositive<false>(d, hn::Mul(high, hn::Set(d, -c)));
   return hn::NegMulAdd(hn::Mul(e, hn::Set(d, c)), low, e);
 }
 
@@ -587,8 +585,8 @@ HWY_INLINE Normal<V> NormalOf(D d, V x) {
   using T = hn::TFromD<D>;
   const V z = ClampHigh(d, hn::Abs(x), kIsF32<D> ? T(14.5) : T(38.7));
   const V phi = ExpOfSquare(d, z, T(0.5));
-  const V tail = hn::Mul(hn::Mul(hn::Set(d, T(0.5)), phi),
-                         ScaledErfc(d, hn::Mul(z, hn::Set(d, T(0.707106781186547524)))));
+  const V tail =
+      hn::Mul(hn::Mul(hn::Set(d, T(0.5)), phi), ScaledErfc(d, hn::Mul(z, hn::Set(d, T(0.707106781186547524)))));
   const V cdf = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, T(1)), tail));
   return {hn::CopySignToAbs(z, x), phi, cdf};
 }
@@ -601,18 +599,18 @@ HWY_INLINE V Erf(D d, V x) {
   const V z2 = hn::Mul(z, z);
   V inner;  // erf(z) / z on [0, 1]
   if constexpr (kIsF32<D>) {
-    inner = Poly(d, z2, 1.128379165726563289, -0.3761262582359457591, 0.1128358514374053969,
-                 -0.02685381178842595785, 0.005188327476858495194, -0.0008010192234231319031,
-                 0.00007853857905584514401);
+    inner =
+        Poly(d, z2, 1.128379165726563289, -0.3761262582359457591, 0.1128358514374053969, -0.02685381178842595785,
+             0.005188327476858495194, -0.0008010192234231319031, 0.00007853857905584514401);
   } else {
-    inner = Poly(d, z2, 1.128379167095512574, -0.376126389031837476, 0.1128379167095485747,
-                 -0.02686617064507289167, 0.00522397762478083755, -0.0008548326978740621359,
-                 0.0001205533103684489941, -0.0000149255935056450527, 1.64609727981506797e-6,
-                 -1.635002503408676738e-7, 1.465787865032563786e-8, -1.136566164436726765e-9,
-                 5.945254923277616474e-11);
+    inner =
+        Poly(d, z2, 1.128379167095512574, -0.376126389031837476, 0.1128379167095485747, -0.02686617064507289167,
+             0.00522397762478083755, -0.0008548326978740621359, 0.0001205533103684489941,
+             -0.0000149255935056450527, 1.64609727981506797e-6, -1.635002503408676738e-7, 1.465787865032563786e-8,
+             -1.136566164436726765e-9, 5.945254923277616474e-11);
   }
-  const V outer = hn::NegMulAdd(math_detail::ExpOfSquare(d, z, T(1)), math_detail::ScaledErfc(d, z),
-                                hn::Set(d, T(1)));
+  const V outer =
+      hn::NegMulAdd(math_detail::ExpOfSquare(d, z, T(1)), math_detail::ScaledErfc(d, z), hn::Set(d, T(1)));
   const V y = hn::IfThenElse(hn::Lt(z, hn::Set(d, T(1))), hn::Mul(z, inner), outer);
   return hn::CopySignToAbs(y, x);
 }
@@ -638,8 +636,8 @@ HWY_INLINE V GeluGrad(D d, V x) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V GeluTanh(D d, V x) {
   using T = hn::TFromD<D>;
-  const V slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, T(0.0713548162726002527)),
-                             hn::Set(d, T(1.59576912160573071)));
+  const V slope =
+      hn::MulAdd(hn::Mul(x, x), hn::Set(d, T(0.0713548162726002527)), hn::Set(d, T(1.59576912160573071)));
   const auto s = math_detail::SplitSigmoid(d, hn::Mul(x, slope));
   return hn::Div(hn::Mul(x, s.num), s.den);
 }
@@ -655,17 +653,6 @@ HWY_INLINE V GeluTanhGrad(D d, V x) {
   const V slope = hn::MulAdd(z2, hn::Set(d, T(0.0713548162726002527)), c1);
   const V grad = hn::MulAdd(z2, hn::Set(d, T(0.214064448817800758)), c1);
   return math_detail::GatedGrad(d, math_detail::SplitSigmoid(d, hn::Mul(z, slope)), hn::Mul(z, grad));
-}
-
-// ---------------------------------------------------------------- loops
-
-/// y[i] = f(d, x[i]) for a vector functor f; x == y is allowed.
-template <class D, class T = hn::TFromD<D>, class F>
-HWY_INLINE void TransformArray(D d, const T* x, T* y, size_t n, const F& f) {
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) hn::StoreU(f(d, hn::LoadU(d, x + i)), d, y + i);
-  if (i < n) StoreTail(f(d, LoadTail(d, x + i, n - i)), d, y + i, n - i);
 }
 
 }  // namespace aspis::HWY_NAMESPACE

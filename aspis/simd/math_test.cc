@@ -72,7 +72,9 @@ struct Function {
   Wide (*reference)(Wide);
   double lo, hi;   // the range of the bound
   double max_ulp;  // in units of the result, or of `floor` where |result| is smaller
-  double floor;    // 0: purely relative. Others cross zero or have a tail whose relative error is that of the argument.
+  // 0: purely relative. The others cross zero, or have a tail whose relative
+  // error is that of the argument of the exponential.
+  double floor;
 };
 
 // The bounds of the table in math.h.
@@ -84,21 +86,22 @@ std::vector<Function<T>> functions() {
   const double zero_exp = f32 ? -104 : -746, top_exp = f32 ? 89 : 710;
   const double normal_exp = f32 ? -87.3 : -708.3, normal_exp2 = f32 ? -126 : -1022;
   return {
-      {"exp", exp_array, [](W x) { return std::exp(x); }, zero_exp, top_exp, 1.0, 0},
-      {"exp_nonpositive", exp_nonpositive_array, [](W x) { return std::exp(x); }, normal_exp, 0, 2.0, 0},
-      {"exp2_nonpositive", exp2_nonpositive_array, [](W x) { return std::exp2(x); }, normal_exp2, 0, 2.0, 0},
-      {"log", log_array, [](W x) { return std::log(x); }, 0, big, 2.0, 0},
-      {"log1p", log1p_array, [](W x) { return std::log1p(x); }, -1, big, 2.0, 0},
+      {"exp", exp_array, [](W x) { return std::exp(x); }, zero_exp, top_exp, 1.2, 0},
+      {"exp_nonpositive", exp_nonpositive_array, [](W x) { return std::exp(x); }, normal_exp, 0, 2.5, 0},
+      {"exp2_nonpositive", exp2_nonpositive_array, [](W x) { return std::exp2(x); }, normal_exp2, 0, 2.5, 0},
+      {"log", log_array, [](W x) { return std::log(x); }, 0, big, 1.0, 0},
+      {"log1p", log1p_array, [](W x) { return std::log1p(x); }, -1, big, 1.6, 0},
       {"softplus", softplus_array, softplus_ref<W>, -big, big, 2.0, 0},
-      {"softplus_grad", softplus_grad_array, [](W x) { return x > 20 ? W(1) : sigmoid_ref(x); }, normal_exp, big, 3.0, 0},
-      {"sigmoid", sigmoid_array, sigmoid_ref<W>, normal_exp, big, 3.0, 0},
-      {"silu", silu_array, silu_ref<W>, normal_exp, big, 3.0, 0},
-      {"silu_grad", silu_grad_array, silu_grad_ref<W>, -big, big, 4.0, 0.25},
+      {"softplus_grad", softplus_grad_array, [](W x) { return x > 20 ? W(1) : sigmoid_ref(x); }, normal_exp, big,
+       2.6, 0},
+      {"sigmoid", sigmoid_array, sigmoid_ref<W>, normal_exp, big, 2.6, 0},
+      {"silu", silu_array, silu_ref<W>, normal_exp, big, 3.8, 0},
+      {"silu_grad", silu_grad_array, silu_grad_ref<W>, -big, big, 3.6, 0.25},
       {"tanh", tanh_array, [](W x) { return std::tanh(x); }, -big, big, 3.0, 0},
-      {"erf", erf_array, [](W x) { return std::erf(x); }, -big, big, 2.0, 0},
-      {"gelu", gelu_array, gelu_ref<W>, f32 ? -13 : -37, big, 5.0, 0},
-      {"gelu_grad", gelu_grad_array, gelu_grad_ref<W>, -big, big, 4.0, 0.25},
-      {"gelu_tanh", gelu_tanh_array, gelu_tanh_ref<W>, -big, big, 4.0, 0.25},
+      {"erf", erf_array, [](W x) { return std::erf(x); }, -big, big, 2.8, 0},
+      {"gelu", gelu_array, gelu_ref<W>, f32 ? -13 : -37, big, 8.0, 0},
+      {"gelu_grad", gelu_grad_array, gelu_grad_ref<W>, -big, big, 8.0, 0.25},
+      {"gelu_tanh", gelu_tanh_array, gelu_tanh_ref<W>, -big, big, 2.0, 0.25},
       {"gelu_tanh_grad", gelu_tanh_grad_array, gelu_tanh_grad_ref<W>, -1e6, 1e6, 4.0, 0.25},
   };
 }
@@ -126,7 +129,7 @@ std::vector<T> samples(double lo, double hi, int n) {
     x.push_back(std::bit_cast<T>(static_cast<U>(rng.next_u64())));
   }
   for (double edge : {0.0, -0.0, 0.5, 1.0, 20.0, 0.34657359027997264, 14.5, 38.7, 10.0, 87.33654, 88.37, 708.3964,
-                      1152921504606846976.0, double(std::numeric_limits<T>::min()),
+                      1.2676506002282294e30, double(std::numeric_limits<T>::min()),
                       double(std::numeric_limits<T>::denorm_min()), lo, hi}) {
     for (T v : {static_cast<T>(edge), static_cast<T>(-edge)}) {
       x.push_back(v);
@@ -146,7 +149,8 @@ struct Worst {
 };
 
 template <class T>
-Worst<T> measure(const Function<T>& f, const std::vector<T>& x, const std::vector<typename Function<T>::Wide>& want) {
+Worst<T> measure(const Function<T>& f, const std::vector<T>& x,
+                 const std::vector<typename Function<T>::Wide>& want) {
   std::vector<T> y(x.size());
   f.run(x.data(), y.data(), x.size());
   Worst<T> worst;
@@ -178,7 +182,8 @@ void check_all_functions(const char* type, int n) {
     for (const auto& isa : supported_isas()) {
       force_isa(isa);
       const Worst<T> worst = measure(f, x, want);
-      if (print) std::printf("%-18s %s %-7s %.2f at %.9g\n", f.name, type, isa.c_str(), worst.ulp, double(worst.at));
+      if (print)
+        std::printf("%-18s %s %-7s %.2f at %.9g\n", f.name, type, isa.c_str(), worst.ulp, double(worst.at));
       INFO(f.name << " " << type << " on " << isa << ": " << worst.ulp << " ULP at x = " << double(worst.at));
       CHECK(worst.ulp <= f.max_ulp);
     }
@@ -187,11 +192,11 @@ void check_all_functions(const char* type, int n) {
 }
 
 TEST_CASE("float functions stay within their stated error on every instruction set") {
-  check_all_functions<float>("f32", 60000);
+  check_all_functions<float>("f32", 200000);
 }
 
 TEST_CASE("double functions stay within their stated error on every instruction set") {
-  check_all_functions<double>("f64", 10000);
+  check_all_functions<double>("f64", 30000);
 }
 
 template <class T>
@@ -205,7 +210,7 @@ void check_special_values() {
   };
   const Limit limits[] = {
       {"exp", exp_array, 0, 1, inf},
-      {"exp_nonpositive", exp_nonpositive_array, 0, 1, 0 /* not asked */},
+      {"exp_nonpositive", exp_nonpositive_array, 0, 1, 0},  // +inf is not allowed
       {"exp2_nonpositive", exp2_nonpositive_array, 0, 1, 0},
       {"log", log_array, nan, -inf, inf},
       {"log1p", log1p_array, nan, 0, inf},
@@ -235,7 +240,9 @@ void check_special_values() {
         const bool same = out[i] == y[i % 5] || (std::isnan(out[i]) && std::isnan(y[i % 5]));
         CHECK(same);
       }
-      const auto is = [](T got, T want) { return std::isnan(want) ? std::isnan(got) : std::fabs(got - want) <= 2e-7 || got == want; };
+      const auto is = [](T got, T want) {
+        return std::isnan(want) ? std::isnan(got) : std::fabs(got - want) <= 2e-7 || got == want;
+      };
       CHECK(is(y[0], f.at_minus_inf));
       CHECK(is(y[1], f.at_zero));
       CHECK(is(y[2], f.at_zero));
@@ -311,7 +318,8 @@ TEST_CASE("results are the same bits at every position and length") {
     force_isa(isa);
     for (const auto& f : functions<float>()) {
       std::vector<float> positive(x.size());
-      for (size_t i = 0; i < x.size(); ++i) positive[i] = std::min(std::fabs(x[i]), 100.0f) * (f.hi > 0 ? 1.0f : -1.0f);
+      for (size_t i = 0; i < x.size(); ++i)
+        positive[i] = std::min(std::fabs(x[i]), 100.0f) * (f.hi > 0 ? 1.0f : -1.0f);
       f.run(positive.data(), y.data(), y.size());
       for (size_t n = 0; n <= x.size(); ++n) {
         std::vector<float> part(n + 1, -7.0f);
@@ -332,14 +340,19 @@ TEST_CASE("functions keep their accuracy with denormals flushed to zero") {
   for (const auto& isa : supported_isas()) {
     force_isa(isa);
     for (const auto& f : functions<float>()) {
-      if (std::string(f.name).starts_with("log")) continue;  // log of a denormal is log of 0 then
-      const auto x = samples<float>(f.lo, f.hi, 2000);
+      // Away from denormal results and intermediates, which count as 0 then.
+      std::vector<float> x;
       std::vector<double> want;
-      for (float v : x) want.push_back(f.reference(v));
+      for (float v : samples<float>(f.lo, f.hi, 2000)) {
+        const double y = f.reference(v);
+        if (std::fabs(v) < 1e-35f || std::fabs(y) < 1e-35) continue;
+        x.push_back(v);
+        want.push_back(y);
+      }
+      REQUIRE(x.size() > 500);
       const auto worst = measure(f, x, want);
       INFO(f.name << " on " << isa << ": " << worst.ulp << " ULP at x = " << worst.at);
-      // A flushed result is off by less than the smallest normal number.
-      CHECK((worst.ulp <= f.max_ulp || worst.ulp <= std::ldexp(1.0, 24)));
+      CHECK(worst.ulp <= f.max_ulp);
     }
   }
   force_isa("");

@@ -24,8 +24,7 @@
 #define HWY_BASELINE_TARGETS (HWY_SSE4 | HWY_SCALAR)
 #endif
 // Bit 29 is the second NEON flavour of newer Highway versions.
-#define HWY_DISABLED_TARGETS \
-  (~(HWY_AVX3 | HWY_AVX2 | HWY_SSE4 | HWY_NEON | (1LL << 29) | HWY_EMU128 | HWY_SCALAR))
+#define HWY_DISABLED_TARGETS (~(HWY_AVX3 | HWY_AVX2 | HWY_SSE4 | HWY_NEON | (1LL << 29) | HWY_EMU128 | HWY_SCALAR))
 
 namespace aspis::simd_detail {
 
