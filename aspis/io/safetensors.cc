@@ -333,6 +333,10 @@ void check_writable(const std::vector<TensorView>& tensors, const std::map<std::
       fail_write("a tensor name must be UTF-8 without control characters", shown(t.name));
     }
     if (!names.insert(t.name).second) fail_write("each tensor needs its own name", shown(t.name) + " twice");
+    if (static_cast<int>(t.shape.size()) > SafetensorsLimits{}.rank) {
+      fail_write(fmt::format("tensor {} must have at most {} dimensions", shown(t.name), SafetensorsLimits{}.rank),
+                 fmt::format("{}", t.shape.size()));
+    }
     for (const int64_t dim : t.shape) {
       if (dim < 0 || dim > kMaxDim) {
         fail_write(fmt::format("each dimension of tensor {} must be in 0..{}", shown(t.name), kMaxDim),
