@@ -291,14 +291,13 @@ AppendFile::~AppendFile() {
 }
 
 void AppendFile::write(std::string_view text) {
+  struct stat before {};
+  const bool regular = ::fstat(fd_, &before) == 0 && S_ISREG(before.st_mode);
   size_t done = 0;
   if (write_all(fd_, text, done)) return;
   const int error = errno;
   // Take a part that arrived back, so that the file keeps whole lines.
-  struct stat info {};
-  if (done > 0 && ::fstat(fd_, &info) == 0 && S_ISREG(info.st_mode) && info.st_size >= static_cast<off_t>(done)) {
-    (void)!::ftruncate(fd_, info.st_size - static_cast<off_t>(done));
-  }
+  if (regular) (void)!::ftruncate(fd_, before.st_size);
   throw_write_error(path_, "write", error);
 }
 

@@ -38,7 +38,7 @@ void write_file_synced(const std::filesystem::path& path, std::string_view conte
 
 /// Appends to a log-like file; opens once, writes whole lines: a write that
 /// fails halfway is taken back, and a part of a line that a crash left is ended
-/// before the first write. Throws `Error(kWrite)`.
+/// before the first write. One writer at a time. Throws `Error(kWrite)`.
 class AppendFile {
  public:
   explicit AppendFile(const std::filesystem::path& path);
