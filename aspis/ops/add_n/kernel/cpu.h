@@ -1,0 +1,12 @@
+#pragma once
+
+#include "aspis/ops/add_n/kernel/params.h"
+
+namespace aspis::kernel {
+
+/// T is float or double. Runs on the team, in blocks of a fixed number of
+/// elements; every input is read once.
+template <typename T>
+void add_n(const AddNParams<T>& p);
+
+}  // namespace aspis::kernel
