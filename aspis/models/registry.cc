@@ -1,0 +1,130 @@
+#include "aspis/models/registry.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "aspis/io/config_json.h"
+#include "aspis/models/vision_mamba.h"
+#include "aspis/models/vision_transformer.h"
+
+namespace aspis {
+namespace {
+
+/// What the registry needs of a family.
+struct Family {
+  const char* model_type;
+  std::unique_ptr<ImageModel> (*make)(std::string_view config, uint64_t seed, const std::string& where,
+                                      ErrorKind kind);
+  /// Checks a config and writes it with every key.
+  std::string (*resolve)(std::string_view config, const std::string& where, ErrorKind kind);
+};
+
+template <typename Model, typename Config>
+constexpr Family family(const char* model_type) {
+  return {model_type,
+          [](std::string_view text, uint64_t seed, const std::string& where, ErrorKind kind) {
+            return std::unique_ptr<ImageModel>(new Model(Config::from_json(text, where, kind), seed));
+          },
+          [](std::string_view text, const std::string& where, ErrorKind kind) {
+            return Config::from_json(text, where, kind).to_json();
+          }};
+}
+
+/// A new family is one line here; a new model one entry in `model_table`.
+const std::vector<Family>& families() {
+  static const std::vector<Family> list{
+      family<VisionMamba, VisionMambaConfig>("vision_mamba"),
+      family<VisionTransformer, VisionTransformerConfig>("vision_transformer"),
+  };
+  return list;
+}
+
+const Family& find_family(const std::string& model_type, const std::string& where, ErrorKind kind) {
+  std::vector<std::string> known;
+  for (const auto& f : families()) {
+    if (model_type == f.model_type) return f;
+    known.emplace_back(f.model_type);
+  }
+  throw Error(kind, {.where = where,
+                     .required = fmt::format("model_type must be one of {}", fmt::join(known, ", ")),
+                     .got = model_type.empty() ? "none" : fmt::format("\"{}\"", model_type),
+                     .hint = nearest_word(model_type, known)});
+}
+
+using Json = nlohmann::ordered_json;
+
+/// `text` as the JSON value it spells, or as a string.
+Json value_of(const std::string& text) {
+  auto value = Json::parse(text, nullptr, false);
+  return value.is_discarded() ? Json(text) : value;
+}
+
+}  // namespace
+
+const std::vector<ModelEntry>& model_table() {
+  static const std::vector<ModelEntry> table{
+      {"vision_mamba_fmnist", "vision_mamba", "small vision Mamba for 28x28 grey images, 10 classes (the demo)",
+       R"({"model_type": "vision_mamba", "img_size": 28, "patch_size": 4, "in_channels": 1, "num_classes": 10,
+           "embed_dim": 64, "depth": 4, "d_state": 8, "num_directions": 4})"},
+      {"vision_mamba_small", "vision_mamba", "vision Mamba encoder with the defaults of mlx-vision-mamba, 224x224",
+       R"({"model_type": "vision_mamba"})"},
+      {"vit_fmnist", "vision_transformer", "small vision transformer for 28x28 grey images, 10 classes",
+       R"({"model_type": "vision_transformer", "img_size": 28, "patch_size": 4, "in_channels": 1, "num_classes": 10,
+           "embed_dim": 128, "depth": 4, "num_heads": 4})"},
+      {"vit_small", "vision_transformer", "vision transformer encoder, the twin of vision_mamba_small",
+       R"({"model_type": "vision_transformer"})"},
+  };
+  return table;
+}
+
+std::vector<ModelEntry> list_models(std::string_view filter) {
+  std::vector<ModelEntry> list;
+  for (const auto& entry : model_table()) {
+    if (glob_match(filter, entry.name)) list.push_back(entry);
+  }
+  return list;
+}
+
+const ModelEntry& find_model(std::string_view name) {
+  std::vector<std::string> names;
+  for (const auto& entry : model_table()) {
+    if (entry.name == name) return entry;
+    names.push_back(entry.name);
+  }
+  const std::string near = nearest_word(name, names);
+  throw Error(ErrorKind::kUsage,
+              {.where = "model",
+               .required = "the name of a known model",
+               .got = fmt::format("'{}'", name),
+               .hint = near.empty() ? fmt::format("one of {}", fmt::join(names, ", ")) : near});
+}
+
+std::string resolve_config(std::string_view name, const Overrides& overrides) {
+  const auto& entry = find_model(name);
+  auto object = Json::parse(entry.config);
+  for (const auto& [key, value] : overrides) {
+    require(key != "model_type", [&] {
+      return Error::Parts{.where = entry.name,
+                          .required = "model_type is fixed by the name of the model",
+                          .got = fmt::format("'{}'", value),
+                          .hint = "another model"};
+    });
+    object[key] = value_of(value);
+  }
+  return find_family(entry.model_type, entry.name, ErrorKind::kUsage)
+      .resolve(object.dump(-1, ' ', false, Json::error_handler_t::replace), entry.name, ErrorKind::kUsage);
+}
+
+std::unique_ptr<ImageModel> make_model(std::string_view name, const Overrides& overrides, uint64_t seed) {
+  return make_model_from_config(resolve_config(name, overrides), seed, std::string(name), ErrorKind::kUsage);
+}
+
+std::unique_ptr<ImageModel> make_model_from_config(std::string_view config, uint64_t seed, const std::string& where,
+                                                   ErrorKind kind) {
+  std::string model_type;
+  ConfigReader(config, where, kind).text("model_type", model_type);
+  return find_family(model_type, where, kind).make(config, seed, where, kind);
+}
+
+}  // namespace aspis

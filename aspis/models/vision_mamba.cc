@@ -1,0 +1,129 @@
+#include "aspis/models/vision_mamba.h"
+
+#include <fmt/format.h>
+
+#include "aspis/models/config_fields.h"
+
+namespace aspis {
+namespace {
+
+template <typename V>
+void visit_fields(V&& v, VisionMambaConfig& c) {
+  v("img_size", c.img_size);
+  v("patch_size", c.patch_size);
+  v("in_channels", c.in_channels);
+  v("embed_dim", c.embed_dim);
+  v("depth", c.depth);
+  v("d_state", c.d_state);
+  v("d_conv", c.d_conv);
+  v("expand_factor", c.expand_factor);
+  v("input_dim", c.input_dim);
+  v("temporal_patch_size", c.temporal_patch_size);
+  v("num_temporal_frames", c.num_temporal_frames);
+  v("num_directions", c.num_directions);
+  v("scan_order", c.scan_order);
+  v("scan_mode", c.scan_mode);
+  v("num_classes", c.num_classes);
+  v("init", c.init);
+}
+
+const VisionMambaConfig& checked(const VisionMambaConfig& config) {
+  config.check();
+  return config;
+}
+
+}  // namespace
+
+void VisionMambaConfig::check(const std::string& where, ErrorKind kind) const {
+  check_common(where, kind);
+  const auto in_range = [&](const char* key, int64_t value, int64_t hi) {
+    require(
+        value >= 1 && value <= hi,
+        [&] {
+          return Error::Parts{.where = where,
+                              .required = fmt::format("{} must be {}", key,
+                                                      value < 1 ? "at least 1" : fmt::format("at most {}", hi)),
+                              .got = std::to_string(value),
+                              .hint = ""};
+        },
+        kind);
+  };
+  in_range("d_state", d_state, 256);
+  in_range("d_conv", d_conv, 1024);
+  in_range("expand_factor", expand_factor, 64);
+  require(
+      num_directions == 0 || num_directions == 2 || num_directions == 2 * input_dim,
+      [&] {
+        return Error::Parts{.where = where,
+                            .required = fmt::format("num_directions must be 2 or {} for input_dim {}", 2 * input_dim,
+                                                    input_dim),
+                            .got = std::to_string(num_directions),
+                            .hint = ""};
+      },
+      kind);
+  // The words are checked by the parsers, whose errors get the caller's kind.
+  try {
+    parse_scan_order(scan_order, where);
+    check_scan_mode(scan_mode, where);
+    parse_init_recipe(init, where);
+  } catch (const Error& e) {
+    throw Error(kind, e.parts());
+  }
+}
+
+std::string VisionMambaConfig::to_json() const {
+  auto resolved = *this;
+  resolved.num_directions = directions();
+  return config::write(resolved, "vision_mamba", [](auto&& v, VisionMambaConfig& c) { visit_fields(v, c); });
+}
+
+VisionMambaConfig VisionMambaConfig::from_json(std::string_view text, const std::string& where, ErrorKind kind) {
+  return config::read<VisionMambaConfig>(text, "vision_mamba", where, kind,
+                             [](auto&& v, VisionMambaConfig& c) { visit_fields(v, c); });
+}
+
+VisionMamba::VisionMamba(const VisionMambaConfig& config, uint64_t seed)
+    : ImageModel(checked(config), Init(seed, parse_init_recipe(config.init))), config_(config) {
+  const Init init(seed, parse_init_recipe(config.init));
+  for (int64_t i = 0; i < config.depth; i++) {
+    const std::string name = fmt::format("blocks.{}", i);
+    blocks.push_back(std::make_unique<MultiDirectionalMambaBlock>(
+        config.block(), static_cast<int>(config.directions()), config.grid(), parse_scan_order(config.scan_order),
+        init.child(name), config.scan_mode));
+    add_child(name, *blocks.back());
+  }
+  add_tail();
+}
+
+Residual VisionMamba::layers(Residual tokens, bool subset) const {
+  for (const auto& block : blocks) tokens = block->forward(tokens, subset);
+  return tokens;
+}
+
+ModelCost VisionMamba::cost() const {
+  // Per block of one direction, with I = expand E, per token:
+  //   in_proj 2 E I, conv W I, x_proj I (R + 2 N), dt_proj R I, out_proj I E,
+  //   scan 3 I N (dt A and dt u B, half a multiply-add each; a h + b; C h) + I for D u.
+  // Exponentials: I N in the scan, 3 I in softplus (exp, log1p) and gate, I in the conv's SiLU.
+  const auto b = config_.block();
+  const int64_t L = config_.tokens(), E = config_.embed_dim, I = b.inner(), R = b.rank(), N = b.state;
+  const int64_t blocks_total = config_.depth * config_.directions();
+  const int64_t scan = L * (3 * I * N + I);
+  ModelCost cost = common_cost();
+  cost.macs += blocks_total * (L * (3 * E * I + b.conv * I + I * (2 * R + 2 * N)) + scan);
+  cost.scan_macs = blocks_total * scan;
+  cost.exps = blocks_total * L * (I * N + 4 * I);
+  // Kept for the backward pass, per layer: the stream and its norm, 2 E; per
+  // direction x, conv output, z, delta, y (5 I), x_proj's output, and the scan's
+  // states, one per 32 tokens. Without gradients: stream, norm, branches and one
+  // direction's arrays at a time. The backward pass of a direction holds the
+  // gradients of the same arrays besides.
+  const int64_t direction = L * (5 * I + R + 2 * N);
+  cost.kept_bytes +=
+      4 * config_.depth * (2 * L * E + config_.directions() * (direction + I * N * ((L + 31) / 32)));
+  cost.transient_bytes = 4 * (L * E * (2 + config_.directions()) + direction);
+  cost.backward_bytes = 4 * (L * E * (2 + 2 * config_.directions()) + direction);
+  return cost;
+}
+
+}  // namespace aspis

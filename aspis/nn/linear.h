@@ -1,0 +1,22 @@
+#pragma once
+
+#include <optional>
+
+#include "aspis/nn/init.h"
+#include "aspis/nn/module.h"
+
+namespace aspis {
+
+/// y = x W^T + b over the last axis: {..., in} -> {..., out}.
+/// Parameters: weight {out, in}, bias {out} if asked for.
+class Linear final : public Module {
+ public:
+  Linear(int64_t in, int64_t out, bool with_bias, const Init& init);
+  std::string type_name() const override { return "Linear"; }
+  mx::array operator()(const mx::array& x) const;
+
+  mx::array weight;
+  std::optional<mx::array> bias;
+};
+
+}  // namespace aspis

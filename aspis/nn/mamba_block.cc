@@ -1,0 +1,214 @@
+#include "aspis/nn/mamba_block.h"
+
+#include <fmt/format.h>
+#include <mlx/ops.h>
+
+#include <numeric>
+
+#include "aspis/base/error.h"
+#include "aspis/nn/branch.h"
+#include "aspis/ops/add_n/add_n.h"
+#include "aspis/ops/common/composed.h"
+#include "aspis/ops/linear/linear.h"
+#include "aspis/ops/selective_scan/selective_scan.h"
+
+namespace aspis {
+namespace {
+
+const MambaConfig& checked(const MambaConfig& config, std::string_view scan_mode) {
+  config.check("MambaBlock");
+  check_scan_mode(scan_mode, "MambaBlock");
+  return config;
+}
+
+void require_width(const mx::array& h, size_t ndim, int64_t width) {
+  require(h.ndim() == ndim && h.shape(-1) == width, [&] {
+    return Error::Parts{.where = "MambaBlock",
+                        .required = fmt::format("the input must have shape {}", ndim == 3
+                                                                                   ? fmt::format("{{B, L, {}}}", width)
+                                                                                   : fmt::format("{{B, {}}}", width)),
+                        .got = fmt::format("{{{}}}", fmt::join(h.shape(), ", ")),
+                        .hint = ""};
+  });
+}
+
+/// Sum of the outputs of blocks over one norm, each with its direction.
+Residual run_blocks(const LayerNorm& norm, const std::vector<const MambaBlock*>& blocks,
+                    const std::vector<ScanDirection>& directions, const Residual& h) {
+  auto [n, sum] = norm(h);
+  const auto copies = fan_out(n, 2 * static_cast<int>(blocks.size()));
+  std::vector<mx::array> outs;
+  for (size_t k = 0; k < blocks.size(); k++) {
+    outs.push_back(blocks[k]->forward(copies[2 * k], copies[2 * k + 1], directions[k]));
+  }
+  return {std::move(sum), outs.size() == 1 ? outs[0] : add_n(outs)};
+}
+
+}  // namespace
+
+void MambaConfig::check(const std::string& where) const {
+  const auto positive = [&](const char* name, int64_t value) {
+    require(value > 0, [&] {
+      return Error::Parts{.where = where,
+                          .required = fmt::format("{} must be at least 1", name),
+                          .got = std::to_string(value),
+                          .hint = ""};
+    });
+  };
+  positive("width", width);
+  positive("state", state);
+  positive("conv", conv);
+  positive("expand", expand);
+}
+
+MambaBlock::MambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode)
+    : config_(checked(config, scan_mode)),
+      in_proj(config.width, 2 * config.inner(), false, init.child("in_proj")),
+      conv1d(config.inner(), config.conv, init.child("conv1d")),
+      x_proj(config.inner(), config.rank() + 2 * config.state, false, init.child("x_proj")),
+      dt_proj(config.rank(), config.inner(), true, init.child("dt_proj")),
+      A_log(init.a_log(config.inner(), config.state)),
+      D(init.constant({static_cast<mx::ShapeElem>(config.inner())}, 1)),
+      out_proj(config.inner(), config.width, false, init.child("out_proj")) {
+  if (init.recipe() == InitRecipe::kStandard) {
+    dt_proj.bias = init.child("dt_proj").dt_bias("bias", config.inner());
+  }
+  add_child("in_proj", in_proj);
+  add_child("conv1d", conv1d);
+  add_child("x_proj", x_proj);
+  add_child("dt_proj", dt_proj);
+  add_parameter("A_log", A_log, Decay::kNo);
+  add_parameter("D", D, Decay::kNo);
+  add_child("out_proj", out_proj);
+}
+
+mx::array MambaBlock::operator()(const mx::array& h, const ScanDirection& direction) const {
+  const auto copies = fan_out(h, 2);
+  return forward(copies[0], copies[1], direction);
+}
+
+mx::array MambaBlock::forward(const mx::array& h_for_x, const mx::array& h_for_z,
+                              const ScanDirection& direction) const {
+  require_width(h_for_x, 3, config_.width);
+  // Two products with halves of the weight cost what one costs, and leave x and
+  // z dense; cutting one product apart would copy twice the activations in the gradient.
+  const auto halves = split_sizes(in_proj.weight, {config_.inner(), config_.inner()}, 0);
+  const auto x = fan_out(conv1d(linear(h_for_x, halves[0]), direction), 2);
+  const auto parts = split_sizes(x_proj(x[0]), {config_.rank(), config_.state, config_.state}, -1);
+  ScanOptions options;
+  options.D = D;
+  options.z = linear(h_for_z, halves[1]);
+  options.delta_bias = dt_proj.bias;
+  options.delta_softplus = true;
+  options.reverse = direction.reverse;
+  options.order = direction.order;
+  // The bias goes into the scan, where it is added in registers.
+  const auto delta = linear(parts[0], dt_proj.weight);
+  const auto y = selective_scan(x[1], delta, mx::negative(ops::exp(A_log)), parts[1], parts[2], options);
+  return out_proj(y);
+}
+
+MambaState MambaBlock::initial_state(int64_t batch) const {
+  const auto b = static_cast<mx::ShapeElem>(batch), inner = static_cast<mx::ShapeElem>(config_.inner());
+  const auto type = A_log.dtype();
+  return {mx::zeros({b, static_cast<mx::ShapeElem>(config_.conv - 1), inner}, type),
+          mx::zeros({b, inner, static_cast<mx::ShapeElem>(config_.state)}, type)};
+}
+
+std::pair<mx::array, MambaState> MambaBlock::prefill(const mx::array& h, const MambaState& state) const {
+  require_width(h, 3, config_.width);
+  const auto xz = split_sizes(in_proj(h), {config_.inner(), config_.inner()}, -1);
+  auto [x, conv_state] = conv1d.prefill(xz[0], state.conv);
+  const auto parts = split_sizes(x_proj(x), {config_.rank(), config_.state, config_.state}, -1);
+  ScanOptions options;
+  options.D = D;
+  options.z = xz[1];
+  options.delta_bias = dt_proj.bias;
+  options.delta_softplus = true;
+  options.initial_state = state.scan;
+  auto [y, scan_state] =
+      selective_scan_with_state(x, linear(parts[0], dt_proj.weight), mx::negative(ops::exp(A_log)), parts[1],
+                                parts[2], options);
+  return {out_proj(y), {std::move(conv_state), std::move(scan_state)}};
+}
+
+std::pair<mx::array, MambaState> MambaBlock::step(const mx::array& h, const MambaState& state) const {
+  require_width(h, 2, config_.width);
+  const auto xz = split_sizes(in_proj(h), {config_.inner(), config_.inner()}, -1);
+  auto [x, conv_state] = conv1d.step(xz[0], state.conv);
+  const auto parts = split_sizes(x_proj(x), {config_.rank(), config_.state, config_.state}, -1);
+  ScanOptions options;
+  options.D = D;
+  options.z = xz[1];
+  options.delta_bias = dt_proj.bias;
+  options.delta_softplus = true;
+  auto [y, scan_state] = selective_scan_step(state.scan, x, linear(parts[0], dt_proj.weight),
+                                             mx::negative(ops::exp(A_log)), parts[1], parts[2], options);
+  return {out_proj(y), {std::move(conv_state), std::move(scan_state)}};
+}
+
+ResidualMambaBlock::ResidualMambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode)
+    : norm(config.width, init.child("norm")), mamba(config, init.child("mamba"), scan_mode) {
+  add_child("norm", norm);
+  add_child("mamba", mamba);
+}
+
+Residual ResidualMambaBlock::forward(const Residual& h) const { return run_blocks(norm, {&mamba}, {{}}, h); }
+
+BidirectionalMambaBlock::BidirectionalMambaBlock(const MambaConfig& config, const Init& init,
+                                                 std::string_view scan_mode)
+    : norm(config.width, init.child("norm")),
+      forward_mamba(config, init.child("forward_mamba"), scan_mode),
+      backward_mamba(config, init.child("backward_mamba"), scan_mode) {
+  add_child("norm", norm);
+  add_child("forward_mamba", forward_mamba);
+  add_child("backward_mamba", backward_mamba);
+}
+
+Residual BidirectionalMambaBlock::forward(const Residual& h) const {
+  return run_blocks(norm, {&forward_mamba, &backward_mamba}, {{}, {std::nullopt, true}}, h);
+}
+
+MultiDirectionalMambaBlock::MultiDirectionalMambaBlock(const MambaConfig& config, int num_directions,
+                                                       std::vector<int64_t> grid, ScanOrder order,
+                                                       const Init& init, std::string_view scan_mode)
+    : norm(config.width, init.child("norm")) {
+  const bool known = num_directions == 2 || num_directions == 4 || num_directions == 6 || num_directions == 8;
+  require(known, [&] {
+    return Error::Parts{.where = type_name(),
+                        .required = "num_directions must be 2, 4, 6 or 8",
+                        .got = std::to_string(num_directions),
+                        .hint = ""};
+  });
+  require(num_directions == 2 || grid.size() * 2 == static_cast<size_t>(num_directions), [&] {
+    return Error::Parts{
+        .where = type_name(),
+        .required = fmt::format("{} directions need a grid with {} axes", num_directions, num_directions / 2),
+        .got = fmt::format("{{{}}}", fmt::join(grid, ", ")),
+        .hint = ""};
+  });
+  if (num_directions == 2) {
+    directions_ = {{std::nullopt, false}, {std::nullopt, true}};
+  } else {
+    tokens_ = std::accumulate(grid.begin(), grid.end(), int64_t{1}, std::multiplies<>());
+    for (const auto& d : grid_directions(num_directions / 2, order)) directions_.push_back(scan_direction(grid, d));
+  }
+  add_child("norm", norm);
+  for (int k = 0; k < num_directions; k++) {
+    const std::string name = fmt::format("mamba_blocks.{}", k);
+    mamba_blocks.push_back(std::make_unique<MambaBlock>(config, init.child(name), scan_mode));
+    add_child(name, *mamba_blocks.back());
+  }
+}
+
+Residual MultiDirectionalMambaBlock::forward(const Residual& h, bool subset) const {
+  std::vector<const MambaBlock*> blocks;
+  if (mamba_blocks.size() > 2 && (subset || (h.sum.ndim() == 3 && h.sum.shape(1) != tokens_))) {
+    blocks = {mamba_blocks[0].get(), mamba_blocks[1].get()};
+    return run_blocks(norm, blocks, {{std::nullopt, false}, {std::nullopt, true}}, h);
+  }
+  for (const auto& b : mamba_blocks) blocks.push_back(b.get());
+  return run_blocks(norm, blocks, directions_, h);
+}
+
+}  // namespace aspis

@@ -1,0 +1,132 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "aspis/nn/depthwise_conv1d.h"
+#include "aspis/nn/init.h"
+#include "aspis/nn/linear.h"
+#include "aspis/nn/module.h"
+#include "aspis/nn/norm.h"
+#include "aspis/nn/scan_order.h"
+
+namespace aspis {
+
+/// Sizes of a Mamba-1 block. inner = expand * width; dt_rank 0 means ceil(width / 16).
+struct MambaConfig {
+  int64_t width = 384;
+  int64_t state = 16;
+  int64_t conv = 4;
+  int64_t expand = 2;
+  int64_t dt_rank = 0;
+
+  int64_t inner() const { return expand * width; }
+  int64_t rank() const { return dt_rank > 0 ? dt_rank : (width + 15) / 16; }
+  /// Throws Error(kUsage) if a size is not positive.
+  void check(const std::string& where) const;
+};
+
+/// What a Mamba block carries from one call to the next.
+struct MambaState {
+  mx::array conv;  ///< {B, W-1, inner}: the last inputs of the convolution
+  mx::array scan;  ///< {B, inner, N}
+};
+
+/// The Mamba-1 block (Gu and Dao 2023, figure 3), without norm and residual:
+///
+///     x, z      = in_proj(h)                     width -> 2 inner, no bias
+///     x         = silu(conv1d(x))                depthwise, causal, with bias
+///     dt, B, C  = x_proj(x)                      inner -> rank + 2 N, no bias
+///     delta     = softplus(dt_proj(dt))          rank -> inner, with bias
+///     y         = selective_scan(x, delta, -exp(A_log), B, C, D) silu(z)
+///     out       = out_proj(y)                    inner -> width, no bias
+///
+/// {B, L, width} -> the same. Parameter names are those of state-spaces/mamba
+/// and mlx-vision-mamba: in_proj.weight, conv1d.{weight, bias}, x_proj.weight,
+/// dt_proj.{weight, bias}, A_log {inner, N}, D {inner}, out_proj.weight.
+class MambaBlock final : public Module {
+ public:
+  MambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode = "sequential");
+  std::string type_name() const override { return "MambaBlock"; }
+  const MambaConfig& config() const { return config_; }
+
+  mx::array operator()(const mx::array& h, const ScanDirection& direction = {}) const;
+  /// The same for a caller that has fanned `h` out already: one copy for each half of in_proj.
+  mx::array forward(const mx::array& h_for_x, const mx::array& h_for_z, const ScanDirection& direction) const;
+
+  /// The state before the first token: zeros.
+  MambaState initial_state(int64_t batch) const;
+  /// Many tokens, forwards, from a state: {out {B, L, width}, state after the last token}.
+  std::pair<mx::array, MambaState> prefill(const mx::array& h, const MambaState& state) const;
+  /// One token: h {B, width}; returns {out {B, width}, next state}.
+  std::pair<mx::array, MambaState> step(const mx::array& h, const MambaState& state) const;
+
+ private:
+  MambaConfig config_;
+
+ public:
+  Linear in_proj;
+  DepthwiseConv1d conv1d;
+  Linear x_proj;
+  Linear dt_proj;
+  mx::array A_log, D;
+  Linear out_proj;
+};
+
+/// h + mamba(norm(h)).
+class ResidualMambaBlock final : public Module {
+ public:
+  ResidualMambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode = "sequential");
+  std::string type_name() const override { return "ResidualMambaBlock"; }
+  mx::array operator()(const mx::array& h) const { return forward({h, {}}).value(); }
+  Residual forward(const Residual& h) const;
+
+  LayerNorm norm;
+  MambaBlock mamba;
+};
+
+/// h + f(n) + rev(b(rev(n))) with n = norm(h) and two blocks of their own.
+/// Children: norm, forward_mamba, backward_mamba.
+class BidirectionalMambaBlock final : public Module {
+ public:
+  BidirectionalMambaBlock(const MambaConfig& config, const Init& init,
+                          std::string_view scan_mode = "sequential");
+  std::string type_name() const override { return "BidirectionalMambaBlock"; }
+  mx::array operator()(const mx::array& h) const { return forward({h, {}}).value(); }
+  Residual forward(const Residual& h) const;
+
+  LayerNorm norm;
+  MambaBlock forward_mamba, backward_mamba;
+};
+
+/// h + sum_k block_k(norm(h)), block k visiting the tokens of a grid in
+/// direction k: one norm, K blocks of their own. No permuted copy of the tokens
+/// is made; the kernels follow the order.
+///
+/// K = 2 runs forwards and backwards over any tokens. K = 4, 6, 8 need a grid of
+/// 2, 3, 4 axes; if the number of tokens is not that of the grid (a subset of
+/// patches), only blocks 0 and 1 run, forwards and backwards over the tokens as
+/// given, and the parameters of the others get no gradient.
+/// Children: norm, mamba_blocks.k.
+class MultiDirectionalMambaBlock final : public Module {
+ public:
+  /// Throws Error(kUsage) unless K is 2, 4, 6 or 8 and `grid` has K/2 axes
+  /// (K = 2: any, it is not used).
+  MultiDirectionalMambaBlock(const MambaConfig& config, int num_directions, std::vector<int64_t> grid,
+                             ScanOrder order, const Init& init, std::string_view scan_mode = "sequential");
+  std::string type_name() const override { return "MultiDirectionalMambaBlock"; }
+  /// `subset`: the tokens are a part of the grid or shuffled, whatever their number.
+  mx::array operator()(const mx::array& h, bool subset = false) const { return forward({h, {}}, subset).value(); }
+  Residual forward(const Residual& h, bool subset = false) const;
+
+  LayerNorm norm;
+  std::vector<std::unique_ptr<MambaBlock>> mamba_blocks;
+
+ private:
+  int64_t tokens_ = 0;  // of the grid
+  std::vector<ScanDirection> directions_;
+};
+
+}  // namespace aspis
