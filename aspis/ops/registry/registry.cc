@@ -1,0 +1,42 @@
+#include "aspis/ops/registry/registry.h"
+
+#include "aspis/base/error.h"
+#include "aspis/ops/add_n/add_n_cases.h"
+#include "aspis/ops/attention/attention_cases.h"
+#include "aspis/ops/causal_conv1d/causal_conv1d_cases.h"
+#include "aspis/ops/cross_entropy/cross_entropy_cases.h"
+#include "aspis/ops/gelu/gelu_cases.h"
+#include "aspis/ops/layer_norm/layer_norm_cases.h"
+#include "aspis/ops/linear/linear_cases.h"
+#include "aspis/ops/rms_norm/rms_norm_cases.h"
+#include "aspis/ops/selective_scan/selective_scan_cases.h"
+#include "aspis/ops/silu/silu_cases.h"
+#include "aspis/ops/softmax/softmax_cases.h"
+
+namespace aspis {
+
+const std::vector<harness::OpEntry>& op_registry() {
+  static const std::vector<harness::OpEntry> entries = {
+      selective_scan_entry(), causal_conv1d_entry(), linear_entry(), attention_entry(), layer_norm_entry(),
+      rms_norm_entry(),       softmax_entry(),       silu_entry(),   gelu_entry(),      add_n_entry(),
+      cross_entropy_entry(),
+  };
+  return entries;
+}
+
+const harness::OpEntry& find_op(std::string_view name) {
+  std::vector<std::string> names;
+  for (const auto& e : op_registry()) {
+    if (e.name == name) return e;
+    names.push_back(e.name);
+  }
+  throw Error(ErrorKind::kUsage, {.where = "ops",
+                                  .required = "the name of an operator is needed",
+                                  .got = "'" + std::string(name) + "'",
+                                  .hint = [&] {
+                                    const auto near = nearest_word(name, names);
+                                    return near.empty() ? std::string("aspis ops") : near;
+                                  }()});
+}
+
+}  // namespace aspis

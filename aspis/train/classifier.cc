@@ -1,0 +1,186 @@
+#include "aspis/train/classifier.h"
+
+#include <fmt/format.h>
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "aspis/base/clock.h"
+#include "aspis/base/error.h"
+#include "aspis/io/array_io.h"
+#include "aspis/io/checkpoint.h"
+#include "aspis/io/config_json.h"
+#include "aspis/models/registry.h"
+
+namespace aspis::train {
+
+namespace mx = mlx::core;
+
+data::TransformOptions Preprocessing::transform() const {
+  data::TransformOptions t;
+  t.height = height;
+  t.width = width;
+  t.channels = channels;
+  t.mean = mean;
+  t.std = std;
+  return t;
+}
+
+std::string Preprocessing::to_json() const {
+  ConfigWriter w;
+  w.set("height", height);
+  w.set("width", width);
+  w.set("channels", channels);
+  w.set("image_mean", std::vector<double>(mean.begin(), mean.end()));
+  w.set("image_std", std::vector<double>(std.begin(), std.end()));
+  w.set("classes", classes);
+  w.set("data", data);
+  return w.text();
+}
+
+Preprocessing Preprocessing::from_json(std::string_view text, const std::string& where) {
+  ConfigReader r(text, where, ErrorKind::kModel);
+  Preprocessing p;
+  r.require_keys({"height", "width", "channels", "image_mean", "image_std", "classes"});
+  r.integer("height", p.height, 1, 65536);
+  r.integer("width", p.width, 1, 65536);
+  r.integer("channels", p.channels, 1, 4);
+  std::vector<double> mean, deviation;
+  r.numbers("image_mean", mean, -1e6, 1e6);
+  r.numbers("image_std", deviation, 1e-12, 1e6);
+  r.texts("classes", p.classes);
+  r.text("data", p.data);
+  if (mean.size() != static_cast<size_t>(p.channels) || deviation.size() != mean.size()) {
+    throw Error(ErrorKind::kModel, {.where = where,
+                                    .required = fmt::format("image_mean and image_std need {} values", p.channels),
+                                    .got = fmt::format("{} and {}", mean.size(), deviation.size())});
+  }
+  p.mean.assign(mean.begin(), mean.end());
+  p.std.assign(deviation.begin(), deviation.end());
+  return p;
+}
+
+Classifier load_classifier(const std::filesystem::path& folder) {
+  namespace fs = std::filesystem;
+  std::error_code ec;
+  if (!fs::is_directory(folder, ec)) {
+    throw Error(ErrorKind::kModel, {.where = folder.string(),
+                                    .required = "a run folder or a checkpoint folder is needed",
+                                    .got = fs::exists(folder, ec) ? "a file" : "nothing there",
+                                    .hint = "aspis train --out " + folder.string()});
+  }
+  fs::path from = folder;
+  for (const char* name : {"best", "last"}) {
+    if (checkpoint_exists(folder / "checkpoints" / name)) {
+      from = folder / "checkpoints" / name;
+      break;
+    }
+  }
+  if (!checkpoint_exists(from)) {
+    throw Error(ErrorKind::kModel, {.where = folder.string(),
+                                    .required = "a checkpoint with a manifest.json is needed",
+                                    .got = "a folder without one",
+                                    .hint = "the run folder of 'aspis train', or its checkpoints/best"});
+  }
+  const Checkpoint checkpoint = load_checkpoint(from);
+  const std::string where = checkpoint.folder.string() + "/";
+  Classifier c;
+  c.model = make_model_from_config(checkpoint.file("config.json"), 0, where + "config.json");
+  c.model->load(load_arrays(checkpoint.file("model.safetensors"), where + "model.safetensors"));
+  c.model->eval();
+  c.preprocessing = Preprocessing::from_json(checkpoint.file("preprocessor_config.json"),
+                                             where + "preprocessor_config.json");
+  if (c.model->num_classes() != static_cast<int64_t>(c.preprocessing.classes.size())) {
+    throw Error(ErrorKind::kModel,
+                {.where = where + "preprocessor_config.json",
+                 .required = fmt::format("the model has {} classes", c.model->num_classes()),
+                 .got = fmt::format("{} class names", c.preprocessing.classes.size())});
+  }
+  c.model_name = checkpoint.manifest.model;
+  c.folder = checkpoint.folder;
+  c.step = checkpoint.manifest.step;
+  return c;
+}
+
+mx::array image_array(const std::vector<float>& images, int64_t size, int height, int width, int channels) {
+  return mx::array(images.begin(), {static_cast<int>(size), height, width, channels}, mx::float32);
+}
+
+namespace {
+
+// Softmax of one row in double.
+std::vector<float> probabilities(const float* logits, int64_t classes) {
+  const float top = *std::max_element(logits, logits + classes);
+  std::vector<double> e(classes);
+  double sum = 0;
+  for (int64_t i = 0; i < classes; i++) sum += e[i] = std::exp(static_cast<double>(logits[i]) - top);
+  std::vector<float> p(classes);
+  for (int64_t i = 0; i < classes; i++) p[i] = static_cast<float>(e[i] / sum);
+  return p;
+}
+
+// Puts a module into inference mode and back.
+class InferenceMode {
+ public:
+  explicit InferenceMode(Module& m) : module_(m), was_training_(m.training()) { m.eval(); }
+  ~InferenceMode() { module_.train(was_training_); }
+
+ private:
+  Module& module_;
+  bool was_training_;
+};
+
+}  // namespace
+
+Evaluation evaluate(ImageModel& model, data::Loader& loader, int64_t limit_batches,
+                    const std::function<bool(int64_t, int64_t)>& on_batch) {
+  const InferenceMode mode(model);
+  const int64_t classes = model.num_classes();
+  Evaluation e;
+  e.confusion.assign(classes, std::vector<int64_t>(classes));
+  int64_t correct = 0, in_top5 = 0, batches = 0;
+  double loss = 0;
+  const double start = monotonic_seconds();
+  loader.start_epoch(0);
+  for (data::Batch b; (limit_batches == 0 || batches < limit_batches) && loader.next(b);) {
+    mx::array logits = mx::contiguous(model.logits(image_array(b.images, b.size, b.height, b.width, b.channels)));
+    logits.eval();
+    for (int64_t i = 0; i < b.size; i++) {
+      const float* row = logits.data<float>() + i * classes;
+      const auto p = probabilities(row, classes);
+      const auto predicted = static_cast<int32_t>(std::max_element(p.begin(), p.end()) - p.begin());
+      const int32_t label = b.labels[i];
+      const auto above = std::count_if(row, row + classes, [&](float v) { return v > row[label]; });
+      correct += predicted == label;
+      in_top5 += above < 5;
+      loss -= std::log(std::max(static_cast<double>(p[label]), 1e-45));
+      e.confusion[label][predicted]++;
+      e.predictions.push_back({b.indices[i], label, predicted, p[predicted]});
+    }
+    e.samples += b.size;
+    batches++;
+    if (on_batch && !on_batch(batches, b.size)) break;
+  }
+  e.seconds = monotonic_seconds() - start;
+  const auto n = static_cast<double>(std::max<int64_t>(1, e.samples));
+  e.loss = loss / n;
+  e.accuracy = static_cast<double>(correct) / n;
+  e.top5 = static_cast<double>(in_top5) / n;
+  return e;
+}
+
+std::vector<std::vector<float>> predict(ImageModel& model, const std::vector<float>& images, int64_t size,
+                                        int height, int width, int channels) {
+  const InferenceMode mode(model);
+  mx::array logits = mx::contiguous(model.logits(image_array(images, size, height, width, channels)));
+  logits.eval();
+  std::vector<std::vector<float>> all;
+  for (int64_t i = 0; i < size; i++) {
+    all.push_back(probabilities(logits.data<float>() + i * model.num_classes(), model.num_classes()));
+  }
+  return all;
+}
+
+}  // namespace aspis::train
