@@ -87,12 +87,12 @@ using DatasetPtr = std::shared_ptr<const Dataset>;
 
 struct DatasetOptions {
   /// Folder that holds data sets by name; empty: ASPIS_DATA_DIR, then the usual places.
-  std::filesystem::path data_dir;
+  std::filesystem::path data_dir = {};
   /// Seed of the procedural set and of the split into train and val.
   uint64_t seed = 0;
   /// Share of the training samples that becomes split "val" (and leaves "train"),
   /// class by class. Unset: 0.1 if the set has neither val nor test, else 0.
-  std::optional<double> val_fraction;
+  std::optional<double> val_fraction = {};
   /// Side of the pictures of "shapes".
   int image_size = 32;
 };

@@ -104,7 +104,8 @@ std::vector<int64_t> read_shape(Source& source, std::string_view name, int64_t f
       damaged(name, fmt::format("an IDX file may hold at most {} values", kMostValues), "more");
     }
   }
-  const int64_t can_hold = source.gzip() ? file_bytes * kMostInflation : file_bytes;
+  const int64_t header = 4 + 4 * axes;
+  const int64_t can_hold = source.gzip() ? file_bytes * kMostInflation : file_bytes - header;
   if (*total > can_hold) {
     damaged(name, fmt::format("the header promises {} values", *total),
             fmt::format("a file of {} bytes; it was probably cut off", file_bytes));

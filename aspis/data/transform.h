@@ -23,8 +23,8 @@ struct TransformOptions {
   Fit fit = Fit::kCover;
   ResizeFilter filter = ResizeFilter::kBicubic;
   /// Of samples in [0, 1]; out = (v - mean) / std. Empty: 0 and 1.
-  std::vector<float> mean;
-  std::vector<float> std;
+  std::vector<float> mean = {};
+  std::vector<float> std = {};
 
   // In training only. The random numbers depend on (seed, epoch, index) alone.
   /// Shift by up to so many pixels in each direction (random crop from the
