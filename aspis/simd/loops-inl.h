@@ -46,6 +46,35 @@ HWY_INLINE hn::TFromD<D> SumArrays(D d, int64_t n, const F& f, const In*... in) 
   return LaneSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
 }
 
+/// out[i] = f(d, in0[i], ...) and the sum of what was stored.
+template <class D, class T = hn::TFromD<D>, class F, class... In>
+HWY_INLINE T MapSumArrays(D d, int64_t n, T* out, const F& f, const In*... in) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto s0 = hn::Zero(d), s1 = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    const auto v0 = f(d, hn::LoadU(d, in + i)...);
+    const auto v1 = f(d, hn::LoadU(d, in + i + lanes)...);
+    hn::StoreU(v0, d, out + i);
+    hn::StoreU(v1, d, out + i + lanes);
+    s0 = hn::Add(s0, v0);
+    s1 = hn::Add(s1, v1);
+  }
+  if (i + lanes <= n) {
+    const auto v = f(d, hn::LoadU(d, in + i)...);
+    hn::StoreU(v, d, out + i);
+    s0 = hn::Add(s0, v);
+    i += lanes;
+  }
+  if (i < n) {
+    const size_t rest = static_cast<size_t>(n - i);
+    const auto v = f(d, LoadTail(d, in + i, rest)...);
+    StoreTail(v, d, out + i, rest);
+    s1 = hn::Add(s1, hn::IfThenElseZero(hn::FirstN(d, rest), v));
+  }
+  return LaneSum(d, hn::Add(s0, s1));
+}
+
 /// Two sums at once: f(d, a, b, in0[i], ...) sets the terms a and b.
 template <class D, class T = hn::TFromD<D>, class F, class... In>
 HWY_INLINE void SumArrays2(D d, int64_t n, T& sum_a, T& sum_b, const F& f, const In*... in) {

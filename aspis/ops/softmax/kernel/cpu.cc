@@ -1,0 +1,155 @@
+#include "aspis/ops/softmax/kernel/cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "aspis/base/parallel.h"
+#include "aspis/simd/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "aspis/ops/softmax/kernel/cpu.cc"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include "aspis/ops/softmax/kernel/cpu-inl.h"
+
+#if HWY_ONCE
+namespace aspis::kernel {
+namespace {
+
+constexpr int64_t kElementsPerTask = 1 << 14;
+constexpr int64_t kLongRow = 1 << 16;
+constexpr int64_t kPiece = 1 << 14;
+
+template <typename T>
+struct Functions {
+  void (*row)(const T*, T*, int64_t);
+  void (*piece)(const T*, int64_t, T*, T*);
+  void (*write)(const T*, T*, int64_t, T, T);
+  T (*dot)(const T*, const T*, int64_t);
+  void (*vjp_write)(const T*, const T*, T*, int64_t, T);
+};
+
+HWY_EXPORT(softmax_row_f32);
+HWY_EXPORT(softmax_piece_f32);
+HWY_EXPORT(softmax_write_f32);
+HWY_EXPORT(softmax_dot_f32);
+HWY_EXPORT(softmax_vjp_write_f32);
+HWY_EXPORT(softmax_row_f64);
+HWY_EXPORT(softmax_piece_f64);
+HWY_EXPORT(softmax_write_f64);
+HWY_EXPORT(softmax_dot_f64);
+HWY_EXPORT(softmax_vjp_write_f64);
+
+Functions<float> functions(float) {
+  return {&HWY_DYNAMIC_DISPATCH(softmax_row_f32), &HWY_DYNAMIC_DISPATCH(softmax_piece_f32),
+          &HWY_DYNAMIC_DISPATCH(softmax_write_f32), &HWY_DYNAMIC_DISPATCH(softmax_dot_f32),
+          &HWY_DYNAMIC_DISPATCH(softmax_vjp_write_f32)};
+}
+Functions<double> functions(double) {
+  return {&HWY_DYNAMIC_DISPATCH(softmax_row_f64), &HWY_DYNAMIC_DISPATCH(softmax_piece_f64),
+          &HWY_DYNAMIC_DISPATCH(softmax_write_f64), &HWY_DYNAMIC_DISPATCH(softmax_dot_f64),
+          &HWY_DYNAMIC_DISPATCH(softmax_vjp_write_f64)};
+}
+
+// Calls task(row) for blocks of whole rows.
+template <typename Task>
+void for_rows(int64_t rows, int64_t length, Task task) {
+  const int64_t per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(length, 1));
+  parallel_for(div_ceil(rows, per_task), [&](int64_t block) {
+    const int64_t last = std::min(rows, (block + 1) * per_task);
+    for (int64_t r = block * per_task; r < last; r++) task(r);
+  });
+}
+
+// Calls task(piece index, row, offset, count) for all pieces of all rows.
+template <typename Task>
+void for_pieces(int64_t rows, int64_t length, Task task) {
+  const int64_t pieces = div_ceil(length, kPiece);
+  parallel_for(rows * pieces, [&](int64_t i) {
+    const int64_t offset = i % pieces * kPiece;
+    task(i, i / pieces, offset, std::min(kPiece, length - offset));
+  });
+}
+
+template <typename T>
+void softmax_long_rows(const SoftmaxParams<T>& p, const Functions<T>& f) {
+  const int64_t pieces = div_ceil(p.length, kPiece);
+  std::vector<T> tops(p.rows * pieces), sums(p.rows * pieces);
+  for_pieces(p.rows, p.length, [&](int64_t i, int64_t r, int64_t offset, int64_t n) {
+    f.piece(p.x + r * p.x_stride + offset, n, &tops[i], &sums[i]);
+  });
+  std::vector<T> row_top(p.rows), row_scale(p.rows);
+  for (int64_t r = 0; r < p.rows; r++) {
+    const T* top = &tops[r * pieces];
+    const T best = *std::max_element(top, top + pieces);
+    double sum = 0;
+    for (int64_t k = 0; k < pieces; k++) {
+      sum += static_cast<double>(sums[r * pieces + k]) * std::exp(static_cast<double>(top[k] - best));
+    }
+    row_top[r] = best;
+    row_scale[r] = static_cast<T>(1 / sum);
+  }
+  for_pieces(p.rows, p.length, [&](int64_t, int64_t r, int64_t offset, int64_t n) {
+    f.write(p.x + r * p.x_stride + offset, p.y + r * p.length + offset, n, row_top[r], row_scale[r]);
+  });
+}
+
+template <typename T>
+void softmax_vjp_long_rows(const SoftmaxVjpParams<T>& p, const Functions<T>& f) {
+  const int64_t pieces = div_ceil(p.length, kPiece);
+  std::vector<T> dots(p.rows * pieces);
+  for_pieces(p.rows, p.length, [&](int64_t i, int64_t r, int64_t offset, int64_t n) {
+    dots[i] = f.dot(p.y + r * p.y_stride + offset, p.dy + r * p.dy_stride + offset, n);
+  });
+  std::vector<T> row_dot(p.rows);
+  for (int64_t r = 0; r < p.rows; r++) {
+    double sum = 0;
+    for (int64_t k = 0; k < pieces; k++) sum += static_cast<double>(dots[r * pieces + k]);
+    row_dot[r] = static_cast<T>(sum);
+  }
+  for_pieces(p.rows, p.length, [&](int64_t, int64_t r, int64_t offset, int64_t n) {
+    f.vjp_write(p.y + r * p.y_stride + offset, p.dy + r * p.dy_stride + offset, p.dx + r * p.length + offset, n,
+                row_dot[r]);
+  });
+}
+
+template <typename T>
+void run_softmax(const SoftmaxParams<T>& p) {
+  const Functions<T> f = functions(T{});
+  if (p.length > kLongRow) return softmax_long_rows(p, f);
+  for_rows(p.rows, p.length, [&](int64_t r) { f.row(p.x + r * p.x_stride, p.y + r * p.length, p.length); });
+}
+
+template <typename T>
+void run_softmax_vjp(const SoftmaxVjpParams<T>& p) {
+  const Functions<T> f = functions(T{});
+  if (p.length > kLongRow) return softmax_vjp_long_rows(p, f);
+  for_rows(p.rows, p.length, [&](int64_t r) {
+    const T *y = p.y + r * p.y_stride, *dy = p.dy + r * p.dy_stride;
+    f.vjp_write(y, dy, p.dx + r * p.length, p.length, f.dot(y, dy, p.length));
+  });
+}
+
+}  // namespace
+
+template <>
+void softmax(const SoftmaxParams<float>& p) {
+  run_softmax(p);
+}
+template <>
+void softmax(const SoftmaxParams<double>& p) {
+  run_softmax(p);
+}
+template <>
+void softmax_vjp(const SoftmaxVjpParams<float>& p) {
+  run_softmax_vjp(p);
+}
+template <>
+void softmax_vjp(const SoftmaxVjpParams<double>& p) {
+  run_softmax_vjp(p);
+}
+
+}  // namespace aspis::kernel
+#endif
