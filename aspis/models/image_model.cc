@@ -36,10 +36,11 @@ mx::array gather(const mx::array& rows, const mx::array& indices) {
 mx::array checked_indices(const mx::array& indices, int64_t batch, int64_t tokens, const std::string& where) {
   const bool shape_fits = indices.ndim() == 1 || (indices.ndim() == 2 && indices.shape(0) == batch);
   require(shape_fits && mx::issubdtype(indices.dtype(), mx::integer), [&] {
-    return Error::Parts{.where = where,
-                        .required = fmt::format("patch_indices must be integers {{n}} or {{B, n}} with B = {}", batch),
-                        .got = shape_string(indices.shape()),
-                        .hint = ""};
+    return Error::Parts{
+        .where = where,
+        .required = fmt::format("patch_indices must be integers {{n}} or {{B, n}} with B = {}", batch),
+        .got = shape_string(indices.shape()),
+        .hint = ""};
   });
   mx::array list = mx::contiguous(mx::astype(indices, mx::int64));
   mx::eval(list);
@@ -115,7 +116,8 @@ void ImageModelConfig::check_common(const std::string& where, ErrorKind kind) co
   in_range("temporal_patch_size", temporal_patch_size, 1, 1 << 12);
   in_range("num_temporal_frames", num_temporal_frames, 1, 1 << 16);
   divides("patch_size", patch_size, "img_size", img_size);
-  if (input_dim == 4) divides("temporal_patch_size", temporal_patch_size, "num_temporal_frames", num_temporal_frames);
+  if (input_dim == 4)
+    divides("temporal_patch_size", temporal_patch_size, "num_temporal_frames", num_temporal_frames);
   // Token numbers are int32 in the kernels, and so are MLX's sizes.
   in_range("the number of tokens", tokens(), 1, int64_t{1} << 30);
 }
@@ -139,14 +141,15 @@ void ImageModel::add_tail() {
 
 mx::array ImageModel::embed_patches(const mx::array& images) const {
   const auto want = base_.input_shape();
-  const bool fits = images.ndim() == want.size() + 1 &&
-                    std::equal(want.begin(), want.end(), images.shape().begin() + 1,
-                               [](int64_t a, mx::ShapeElem b) { return a == b; });
+  const bool fits =
+      images.ndim() == want.size() + 1 && std::equal(want.begin(), want.end(), images.shape().begin() + 1,
+                                                     [](int64_t a, mx::ShapeElem b) { return a == b; });
   require(fits, [&] {
-    return Error::Parts{.where = model_type(),
-                        .required = fmt::format("images must have shape {{B, {}}}", fmt::join(want, ", ")),
-                        .got = shape_string(images.shape()),
-                        .hint = images.ndim() == want.size() ? "add the axis of the channels or of the batch" : ""};
+    return Error::Parts{
+        .where = model_type(),
+        .required = fmt::format("images must have shape {{B, {}}}", fmt::join(want, ", ")),
+        .got = shape_string(images.shape()),
+        .hint = images.ndim() == want.size() ? "add the axis of the channels or of the batch" : ""};
   });
   if (base_.input_dim < 4) return patch_embed(images);
   // Frames of one token become channels, frame by frame: {B, T, D, H, W, C} ->
@@ -163,10 +166,11 @@ mx::array ImageModel::encode(const mx::array& x, const std::optional<mx::array>&
   mx::array tokens = x;
   if (x.ndim() == 3) {
     require(x.shape(2) == base_.embed_dim, [&] {
-      return Error::Parts{.where = model_type(),
-                          .required = fmt::format("an input with three axes is tokens {{B, n, {}}}", base_.embed_dim),
-                          .got = shape_string(x.shape()),
-                          .hint = "give images their axis of channels"};
+      return Error::Parts{
+          .where = model_type(),
+          .required = fmt::format("an input with three axes is tokens {{B, n, {}}}", base_.embed_dim),
+          .got = shape_string(x.shape()),
+          .hint = "give images their axis of channels"};
     });
   } else {
     tokens = embed_patches(x);
@@ -178,10 +182,11 @@ mx::array ImageModel::encode(const mx::array& x, const std::optional<mx::array>&
     const auto indices = checked_indices(*patch_indices, tokens.shape(0), N, model_type());
     const int64_t n = indices.shape(-1);
     require(given == n || given == N, [&] {
-      return Error::Parts{.where = model_type(),
-                          .required = fmt::format("tokens must be all {} of the grid or the {} of patch_indices", N, n),
-                          .got = std::to_string(given),
-                          .hint = ""};
+      return Error::Parts{
+          .where = model_type(),
+          .required = fmt::format("tokens must be all {} of the grid or the {} of patch_indices", N, n),
+          .got = std::to_string(given),
+          .hint = ""};
     });
     // Images are always gathered; with tokens, equal numbers mean that the caller did it.
     if (x.ndim() != 3 || given != n) tokens = gather(tokens, indices);

@@ -44,12 +44,12 @@ struct ImageModelConfig {
 /// What one input costs. Counts are of multiply-adds (a multiplication and an
 /// addition are one); bytes are of float32.
 struct ModelCost {
-  int64_t macs = 0;              ///< forward, all of the model
-  int64_t scan_macs = 0;         ///< of these, in selective scans
-  int64_t exps = 0;              ///< exponentials, which bound the scan on a CPU
-  int64_t kept_bytes = 0;        ///< activations kept for the backward pass
-  int64_t transient_bytes = 0;   ///< largest set of activations alive at one time without gradients
-  int64_t backward_bytes = 0;    ///< working memory of the widest layer's backward pass
+  int64_t macs = 0;             ///< forward, all of the model
+  int64_t scan_macs = 0;        ///< of these, in selective scans
+  int64_t exps = 0;             ///< exponentials, which bound the scan on a CPU
+  int64_t kept_bytes = 0;       ///< activations kept for the backward pass
+  int64_t transient_bytes = 0;  ///< largest set of activations alive at one time without gradients
+  int64_t backward_bytes = 0;   ///< working memory of the widest layer's backward pass
 
   int64_t inference_bytes(int64_t batch) const { return batch * transient_bytes; }
   int64_t training_bytes(int64_t batch) const { return batch * (kept_bytes + backward_bytes); }

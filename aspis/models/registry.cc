@@ -93,11 +93,10 @@ const ModelEntry& find_model(std::string_view name) {
     names.push_back(entry.name);
   }
   const std::string near = nearest_word(name, names);
-  throw Error(ErrorKind::kUsage,
-              {.where = "model",
-               .required = "the name of a known model",
-               .got = fmt::format("'{}'", name),
-               .hint = near.empty() ? fmt::format("one of {}", fmt::join(names, ", ")) : near});
+  throw Error(ErrorKind::kUsage, {.where = "model",
+                                  .required = "the name of a known model",
+                                  .got = fmt::format("'{}'", name),
+                                  .hint = near.empty() ? fmt::format("one of {}", fmt::join(names, ", ")) : near});
 }
 
 std::string resolve_config(std::string_view name, const Overrides& overrides) {
@@ -120,8 +119,8 @@ std::unique_ptr<ImageModel> make_model(std::string_view name, const Overrides& o
   return make_model_from_config(resolve_config(name, overrides), seed, std::string(name), ErrorKind::kUsage);
 }
 
-std::unique_ptr<ImageModel> make_model_from_config(std::string_view config, uint64_t seed, const std::string& where,
-                                                   ErrorKind kind) {
+std::unique_ptr<ImageModel> make_model_from_config(std::string_view config, uint64_t seed,
+                                                   const std::string& where, ErrorKind kind) {
   std::string model_type;
   ConfigReader(config, where, kind).text("model_type", model_type);
   return find_family(model_type, where, kind).make(config, seed, where, kind);

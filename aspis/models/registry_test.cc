@@ -32,13 +32,14 @@ TEST_CASE("the_models_for_small_images_classify_them") {
 }
 
 TEST_CASE("overrides_change_the_config") {
-  const auto model = make_model("vision_mamba_fmnist", {{"depth", "1"}, {"scan_order", "compat"}, {"d_state", "3"}});
+  const auto model =
+      make_model("vision_mamba_fmnist", {{"depth", "1"}, {"scan_order", "compat"}, {"d_state", "3"}});
   const auto& config = dynamic_cast<VisionMamba&>(*model).config();
   CHECK(config.depth == 1);
   CHECK(config.scan_order == "compat");
   CHECK(config.img_size == 28);
-  CHECK(model->config_json() == resolve_config("vision_mamba_fmnist",
-                                               {{"depth", "1"}, {"scan_order", "compat"}, {"d_state", "3"}}));
+  CHECK(model->config_json() ==
+        resolve_config("vision_mamba_fmnist", {{"depth", "1"}, {"scan_order", "compat"}, {"d_state", "3"}}));
 }
 
 TEST_CASE("overrides_that_do_not_fit_are_usage_errors_with_the_key") {

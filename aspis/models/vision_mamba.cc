@@ -54,11 +54,11 @@ void VisionMambaConfig::check(const std::string& where, ErrorKind kind) const {
   require(
       num_directions == 0 || num_directions == 2 || num_directions == 2 * input_dim,
       [&] {
-        return Error::Parts{.where = where,
-                            .required = fmt::format("num_directions must be 2 or {} for input_dim {}", 2 * input_dim,
-                                                    input_dim),
-                            .got = std::to_string(num_directions),
-                            .hint = ""};
+        return Error::Parts{
+            .where = where,
+            .required = fmt::format("num_directions must be 2 or {} for input_dim {}", 2 * input_dim, input_dim),
+            .got = std::to_string(num_directions),
+            .hint = ""};
       },
       kind);
   // The words are checked by the parsers, whose errors get the caller's kind.
@@ -79,7 +79,7 @@ std::string VisionMambaConfig::to_json() const {
 
 VisionMambaConfig VisionMambaConfig::from_json(std::string_view text, const std::string& where, ErrorKind kind) {
   return config::read<VisionMambaConfig>(text, "vision_mamba", where, kind,
-                             [](auto&& v, VisionMambaConfig& c) { visit_fields(v, c); });
+                                         [](auto&& v, VisionMambaConfig& c) { visit_fields(v, c); });
 }
 
 VisionMamba::VisionMamba(const VisionMambaConfig& config, uint64_t seed)

@@ -58,12 +58,14 @@ void VisionTransformerConfig::check(const std::string& where, ErrorKind kind) co
 }
 
 std::string VisionTransformerConfig::to_json() const {
-  return config::write(*this, "vision_transformer", [](auto&& v, VisionTransformerConfig& c) { visit_fields(v, c); });
+  return config::write(*this, "vision_transformer",
+                       [](auto&& v, VisionTransformerConfig& c) { visit_fields(v, c); });
 }
 
-VisionTransformerConfig VisionTransformerConfig::from_json(std::string_view text, const std::string& where, ErrorKind kind) {
+VisionTransformerConfig VisionTransformerConfig::from_json(std::string_view text, const std::string& where,
+                                                           ErrorKind kind) {
   return config::read<VisionTransformerConfig>(text, "vision_transformer", where, kind,
-                             [](auto&& v, VisionTransformerConfig& c) { visit_fields(v, c); });
+                                               [](auto&& v, VisionTransformerConfig& c) { visit_fields(v, c); });
 }
 
 VisionTransformer::VisionTransformer(const VisionTransformerConfig& config, uint64_t seed)

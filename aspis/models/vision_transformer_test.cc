@@ -62,8 +62,10 @@ TEST_CASE("transformer_configs_round_trip_and_are_checked") {
   CHECK(VisionTransformerConfig::from_json(text).to_json() == text);
   CHECK_THROWS_WITH_AS(VisionTransformerConfig::from_json(R"({"num_heads": 7})"),
                        doctest::Contains("num_heads must divide embed_dim; got 7 and 384"), Error);
-  CHECK_THROWS_WITH_AS(VisionTransformerConfig::from_json(R"({"num_headz": 6})"), doctest::Contains("num_heads"), Error);
-  CHECK_THROWS_WITH_AS(VisionTransformerConfig::from_json(R"({"mlp_ratio": 0})"), doctest::Contains("mlp_ratio"), Error);
+  CHECK_THROWS_WITH_AS(VisionTransformerConfig::from_json(R"({"num_headz": 6})"), doctest::Contains("num_heads"),
+                       Error);
+  CHECK_THROWS_WITH_AS(VisionTransformerConfig::from_json(R"({"mlp_ratio": 0})"), doctest::Contains("mlp_ratio"),
+                       Error);
   CHECK_THROWS_AS(VisionTransformerConfig::from_json(R"({"d_state": 6})"), Error);
 }
 

@@ -40,7 +40,9 @@ Init Init::child(std::string_view name) const {
   return copy;
 }
 
-Rng Init::stream(std::string_view parameter) const { return Rng(seed_, "init." + prefix_ + std::string(parameter)); }
+Rng Init::stream(std::string_view parameter) const {
+  return Rng(seed_, "init." + prefix_ + std::string(parameter));
+}
 
 mx::array Init::constant(const mx::Shape& shape, float value) const {
   return filled(shape, [&] { return value; });

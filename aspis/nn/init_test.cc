@@ -68,7 +68,8 @@ TEST_CASE("dt_bias_is_the_inverse_softplus_of_a_log_uniform_step") {
   CHECK(dt[2000] == doctest::Approx(0.01).epsilon(0.1));  // the median of log-uniform 0.001 .. 0.1
   // The floor holds.
   const auto floored = values(Init(3).dt_bias("bias", 100, 1e-6, 1e-5, 1e-4));
-  for (const float v : floored) CHECK(std::log1p(std::exp(static_cast<double>(v))) == doctest::Approx(1e-4).epsilon(1e-3));
+  for (const float v : floored)
+    CHECK(std::log1p(std::exp(static_cast<double>(v))) == doctest::Approx(1e-4).epsilon(1e-3));
 }
 
 TEST_CASE("a_log_starts_at_minus_one_to_minus_n") {

@@ -6,10 +6,10 @@
 #include "aspis/base/error.h"
 #include "aspis/nn/attention.h"
 #include "aspis/nn/branch.h"
-#include "aspis/nn/test_support.h"
 #include "aspis/nn/linear.h"
 #include "aspis/nn/norm.h"
 #include "aspis/nn/patch_embed.h"
+#include "aspis/nn/test_support.h"
 
 namespace aspis {
 namespace {

@@ -5,7 +5,8 @@
 namespace aspis {
 
 Linear::Linear(int64_t in, int64_t out, bool with_bias, const Init& init)
-    : weight(init.kaiming_uniform("weight", {static_cast<mx::ShapeElem>(out), static_cast<mx::ShapeElem>(in)}, in)) {
+    : weight(
+          init.kaiming_uniform("weight", {static_cast<mx::ShapeElem>(out), static_cast<mx::ShapeElem>(in)}, in)) {
   add_parameter("weight", weight);
   if (with_bias) {
     bias = init.kaiming_uniform("bias", {static_cast<mx::ShapeElem>(out)}, in);

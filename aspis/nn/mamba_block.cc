@@ -23,12 +23,12 @@ const MambaConfig& checked(const MambaConfig& config, std::string_view scan_mode
 
 void require_width(const mx::array& h, size_t ndim, int64_t width) {
   require(h.ndim() == ndim && h.shape(-1) == width, [&] {
-    return Error::Parts{.where = "MambaBlock",
-                        .required = fmt::format("the input must have shape {}", ndim == 3
-                                                                                   ? fmt::format("{{B, L, {}}}", width)
-                                                                                   : fmt::format("{{B, {}}}", width)),
-                        .got = fmt::format("{{{}}}", fmt::join(h.shape(), ", ")),
-                        .hint = ""};
+    return Error::Parts{
+        .where = "MambaBlock",
+        .required = fmt::format("the input must have shape {}",
+                                ndim == 3 ? fmt::format("{{B, L, {}}}", width) : fmt::format("{{B, {}}}", width)),
+        .got = fmt::format("{{{}}}", fmt::join(h.shape(), ", ")),
+        .hint = ""};
   });
 }
 
@@ -126,9 +126,8 @@ std::pair<mx::array, MambaState> MambaBlock::prefill(const mx::array& h, const M
   options.delta_bias = dt_proj.bias;
   options.delta_softplus = true;
   options.initial_state = state.scan;
-  auto [y, scan_state] =
-      selective_scan_with_state(x, linear(parts[0], dt_proj.weight), mx::negative(ops::exp(A_log)), parts[1],
-                                parts[2], options);
+  auto [y, scan_state] = selective_scan_with_state(x, linear(parts[0], dt_proj.weight),
+                                                   mx::negative(ops::exp(A_log)), parts[1], parts[2], options);
   return {out_proj(y), {std::move(conv_state), std::move(scan_state)}};
 }
 
@@ -191,7 +190,8 @@ MultiDirectionalMambaBlock::MultiDirectionalMambaBlock(const MambaConfig& config
     directions_ = {{std::nullopt, false}, {std::nullopt, true}};
   } else {
     tokens_ = std::accumulate(grid.begin(), grid.end(), int64_t{1}, std::multiplies<>());
-    for (const auto& d : grid_directions(num_directions / 2, order)) directions_.push_back(scan_direction(grid, d));
+    for (const auto& d : grid_directions(num_directions / 2, order))
+      directions_.push_back(scan_direction(grid, d));
   }
   add_child("norm", norm);
   for (int k = 0; k < num_directions; k++) {

@@ -91,8 +91,7 @@ class ResidualMambaBlock final : public Module {
 /// Children: norm, forward_mamba, backward_mamba.
 class BidirectionalMambaBlock final : public Module {
  public:
-  BidirectionalMambaBlock(const MambaConfig& config, const Init& init,
-                          std::string_view scan_mode = "sequential");
+  BidirectionalMambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode = "sequential");
   std::string type_name() const override { return "BidirectionalMambaBlock"; }
   mx::array operator()(const mx::array& h) const { return forward({h, {}}).value(); }
   Residual forward(const Residual& h) const;

@@ -42,7 +42,8 @@ TEST_CASE("the_gradient_of_the_input_matches_the_golden_one") {
   load_params(block, golden, mx::float64);
   const auto cotangent = mx::astype(golden.at("in/cotangent"), mx::float64);
   const auto f = [&](const mx::array& x) { return mx::sum(block(x) * cotangent); };
-  const auto gradient = mx::grad(std::function<mx::array(const mx::array&)>(f))(mx::astype(golden.at("in/x"), mx::float64));
+  const auto gradient =
+      mx::grad(std::function<mx::array(const mx::array&)>(f))(mx::astype(golden.at("in/x"), mx::float64));
   CHECK(normalised_error(gradient, golden.at("grad/x")) < 2e-7);
 }
 
@@ -136,7 +137,8 @@ TEST_CASE("blocks_have_the_sizes_of_the_specification") {
   const MambaConfig config;
   CHECK(config.rank() == 24);
   CHECK(MambaBlock(config, Init()).parameter_count() == 963840);
-  CHECK(MultiDirectionalMambaBlock(config, 4, {14, 14}, ScanOrder::kAxisFastest, Init()).parameter_count() == 3856128);
+  CHECK(MultiDirectionalMambaBlock(config, 4, {14, 14}, ScanOrder::kAxisFastest, Init()).parameter_count() ==
+        3856128);
 }
 
 TEST_CASE("parameters_exempt_from_decay_are_biases_norms_and_the_scan_constants") {

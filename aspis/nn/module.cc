@@ -22,7 +22,8 @@ std::string joined(const std::string& prefix, const std::string& name) {
 std::string first_few(const std::vector<std::string>& names) {
   constexpr size_t kShown = 4;
   const size_t shown = std::min(kShown, names.size());
-  std::string text = fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(shown), ", "));
+  std::string text =
+      fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(shown), ", "));
   if (names.size() > shown) text += fmt::format(" and {} more", names.size() - shown);
   return text;
 }
@@ -175,11 +176,10 @@ void Module::update(const NamedArrays& values) {
                           .hint = near};
     });
     require(at->second->shape() == value.shape(), [&, &n = name, &v = value] {
-      return Error::Parts{
-          .where = type_name() + ".update",
-          .required = fmt::format("{} must have shape {}", n, shape_string(at->second->shape())),
-          .got = shape_string(v.shape()),
-          .hint = ""};
+      return Error::Parts{.where = type_name() + ".update",
+                          .required = fmt::format("{} must have shape {}", n, shape_string(at->second->shape())),
+                          .got = shape_string(v.shape()),
+                          .hint = ""};
     });
   }
   for (const auto& [name, value] : values) *places.at(name) = value;
@@ -286,7 +286,8 @@ int64_t Module::parameter_bytes() const {
 void Module::append_rows(const std::string& name, int depth, std::vector<SummaryRow>& rows) const {
   std::vector<std::string> shapes;
   for (const auto& e : entries_) {
-    if (e.array) shapes.push_back(e.name + " " + shape_string(e.array->shape()) + (e.is_buffer ? " (buffer)" : ""));
+    if (e.array)
+      shapes.push_back(e.name + " " + shape_string(e.array->shape()) + (e.is_buffer ? " (buffer)" : ""));
   }
   rows.push_back({name, type_name(), fmt::format("{}", fmt::join(shapes, ", ")), depth, parameter_count(),
                   trainable_count()});
@@ -310,11 +311,11 @@ std::string Module::summary(int max_depth) const {
     name_width = std::max(name_width, r.name.size());
     type_width = std::max(type_width, r.type.size());
   }
-  std::string text = fmt::format("{:<{}}  {:<{}}  {:>12}  {}\n", "name", name_width, "type", type_width,
-                                 "parameters", "shapes");
+  std::string text =
+      fmt::format("{:<{}}  {:<{}}  {:>12}  {}\n", "name", name_width, "type", type_width, "parameters", "shapes");
   for (const auto& r : rows) {
-    std::string line = fmt::format("{:<{}}  {:<{}}  {:>12}  {}", r.name, name_width, r.type, type_width,
-                                   r.parameters, r.shapes);
+    std::string line =
+        fmt::format("{:<{}}  {:<{}}  {:>12}  {}", r.name, name_width, r.type, type_width, r.parameters, r.shapes);
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";
   }

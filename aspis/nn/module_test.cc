@@ -148,7 +148,11 @@ TEST_CASE("update_replaces_by_order_and_by_name") {
 
   doubled.pop_back();
   CHECK_THROWS_AS(chain.update(doubled), Error);
-  CHECK(contains(message_of([&] { chain.update(NamedArrays{{"rest.1.shfit", kX}}); }, ErrorKind::kUsage),
+  CHECK(contains(message_of(
+                     [&] {
+                       chain.update(NamedArrays{{"rest.1.shfit", kX}});
+                     },
+                     ErrorKind::kUsage),
                  "rest.1.shift"));
   CHECK_THROWS_AS(chain.update(NamedArrays{{"rest.1.shift", mx::array(1.0f)}}), Error);
 }
@@ -164,8 +168,8 @@ TEST_CASE("load_round_trips_state") {
 TEST_CASE("load_reports_everything_that_does_not_fit_and_changes_nothing") {
   Chain chain;
   auto state = chain.state();
-  state[0].second = mx::array({5.0f, 6.0f, 7.0f}, {3});                 // first.scale
-  state[1].second = mx::array({8.0f, 8.0f}, {2});                       // fits
+  state[0].second = mx::array({5.0f, 6.0f, 7.0f}, {3});  // first.scale
+  state[1].second = mx::array({8.0f, 8.0f}, {2});        // fits
   std::erase_if(state, [](const auto& e) { return e.first == "rest.0.seen"; });
   state.emplace_back("head.weight", kX);
   const auto text = message_of([&] { chain.load(state); }, ErrorKind::kModel);
@@ -202,10 +206,10 @@ TEST_CASE("value_and_grad_differentiates_the_trainable_parameters_in_order") {
   CHECK(values.size() == 2);
   CHECK(first_value(values[0]) == 9 * (2 * 11 + 2));
   REQUIRE(gradients.size() == 6);
-  CHECK(first_value(gradients[0]) == 9);   // first.scale: 9 x
-  CHECK(first_value(gradients[1]) == 9);   // first.shift
-  CHECK(first_value(gradients[2]) == 9);   // rest.0.scale: 3 (2 x + 1)
-  CHECK(first_value(gradients[5]) == 1);   // rest.1.shift
+  CHECK(first_value(gradients[0]) == 9);  // first.scale: 9 x
+  CHECK(first_value(gradients[1]) == 9);  // first.shift
+  CHECK(first_value(gradients[2]) == 9);  // rest.0.scale: 3 (2 x + 1)
+  CHECK(first_value(gradients[5]) == 1);  // rest.1.shift
   chain.freeze("first.*");
   auto fewer = value_and_grad(chain, sum_loss(chain), {kX});
   REQUIRE(fewer.gradients.size() == 4);
@@ -217,10 +221,10 @@ TEST_CASE("value_and_grad_puts_the_arrays_back_also_after_an_error") {
   const auto id = chain.first.scale.id();
   value_and_grad(chain, sum_loss(chain), {kX});
   CHECK(chain.first.scale.id() == id);
-  CHECK_THROWS_AS(value_and_grad(
-                      chain, [](const auto&) -> std::vector<mx::array> { throw std::runtime_error("broken"); },
-                      {kX}),
-                  std::runtime_error);
+  CHECK_THROWS_AS(
+      value_and_grad(chain, [](const auto&) -> std::vector<mx::array> { throw std::runtime_error("broken"); },
+                     {kX}),
+      std::runtime_error);
   CHECK(chain.first.scale.id() == id);
   const auto not_scalar = [&](const std::vector<mx::array>& b) { return std::vector<mx::array>{chain(b[0])}; };
   CHECK_THROWS_AS(value_and_grad(chain, not_scalar, {kX}), Error);

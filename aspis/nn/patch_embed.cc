@@ -47,12 +47,11 @@ PatchEmbed::PatchEmbed(int spatial_axes, int64_t channels, int64_t width, int64_
 
 mx::array PatchEmbed::operator()(const mx::array& images) const {
   require(static_cast<int>(images.ndim()) == spatial_axes_ + 2 && images.shape(-1) == channels_, [&] {
-    return Error::Parts{
-        .where = type_name(),
-        .required = fmt::format("images must have {} axes, batch first and {} channel{} last", spatial_axes_ + 2,
-                                channels_, channels_ == 1 ? "" : "s"),
-        .got = fmt::format("shape {{{}}}", fmt::join(images.shape(), ", ")),
-        .hint = ""};
+    return Error::Parts{.where = type_name(),
+                        .required = fmt::format("images must have {} axes, batch first and {} channel{} last",
+                                                spatial_axes_ + 2, channels_, channels_ == 1 ? "" : "s"),
+                        .got = fmt::format("shape {{{}}}", fmt::join(images.shape(), ", ")),
+                        .hint = ""};
   });
   const auto p = static_cast<mx::ShapeElem>(patch_);
   // {B, n/p, p, .., C}: the grid axes go in front of the axes inside a patch.

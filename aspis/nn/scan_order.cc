@@ -28,10 +28,8 @@ ScanOrder parse_scan_order(std::string_view name, const std::string& where) {
 
 std::vector<GridDirection> grid_directions(int axes, ScanOrder order) {
   require(axes >= 1 && axes <= 4, [&] {
-    return Error::Parts{.where = "grid_directions",
-                        .required = "a grid has 1 to 4 axes",
-                        .got = std::to_string(axes),
-                        .hint = ""};
+    return Error::Parts{
+        .where = "grid_directions", .required = "a grid has 1 to 4 axes", .got = std::to_string(axes), .hint = ""};
   });
   std::vector<GridDirection> list;
   for (int k = 0; k < axes; k++) {

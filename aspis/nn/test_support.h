@@ -20,8 +20,8 @@ namespace aspis::golden {
 
 /// All tensors of one case: "param/in_proj.weight", "out/y", ...
 inline std::map<std::string, mx::array> load_case(const std::string& name) {
-  static const NamedArrays all =
-      load_arrays(read_file(ASPIS_SOURCE_DIR "/tests/data/golden/vision_mamba.safetensors"), "vision_mamba.safetensors");
+  static const NamedArrays all = load_arrays(
+      read_file(ASPIS_SOURCE_DIR "/tests/data/golden/vision_mamba.safetensors"), "vision_mamba.safetensors");
   std::map<std::string, mx::array> out;
   for (const auto& [key, value] : all) {
     if (key.rfind(name + "/", 0) == 0) out.emplace(key.substr(name.size() + 1), value);
@@ -72,7 +72,8 @@ inline double gradient_tolerance(mx::Dtype dtype) { return dtype == mx::float64 
 
 /// Compares every gradient of sum(f(module) * cotangent) with the stored one.
 template <typename F>
-void expect_gradients(Module& module, const std::map<std::string, mx::array>& tensors, mx::Dtype dtype, F forward) {
+void expect_gradients(Module& module, const std::map<std::string, mx::array>& tensors, mx::Dtype dtype,
+                      F forward) {
   const auto cotangent = mx::astype(tensors.at("in/cotangent"), dtype);
   const auto loss = [&](const std::vector<mx::array>&) {
     return std::vector<mx::array>{mx::sum(forward() * cotangent)};
