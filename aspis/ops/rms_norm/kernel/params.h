@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+
+namespace aspis::kernel {
+
+/// RMS norm of the rows of a {rows, length} matrix, after an optional addition:
+///
+///     h = x + residual          (h = x without residual)
+///     y = h / sqrt(mean(h^2) + eps) * weight
+///
+/// Row r of an input starts at its pointer + r * its stride; y and sum are dense.
+template <typename T>
+struct RmsNormParams {
+  int64_t rows = 0, length = 0;
+  double eps = 0;
+  const T* x = nullptr;
+  int64_t x_stride = 0;
+  const T* residual = nullptr;  ///< or null
+  int64_t residual_stride = 0;
+  const T* weight = nullptr;  ///< {length}, or null for ones
+  T* y = nullptr;
+  T* sum = nullptr;  ///< receives h; needed with a residual, else null
+};
+
+/// Gradients for dy and, with a residual, for dsum, the cotangent of h:
+///
+///     dx = r (g - h r^2 mean(g h)) + dsum,  g = dy weight,  r = 1 / sqrt(mean(h^2) + eps)
+///     dweight = sum over rows of dy h r
+///
+/// dx is the gradient of both x and residual.
+template <typename T>
+struct RmsNormVjpParams {
+  int64_t rows = 0, length = 0;
+  double eps = 0;
+  const T *h = nullptr, *dy = nullptr;
+  int64_t h_stride = 0, dy_stride = 0;
+  const T* dsum = nullptr;  ///< or null
+  int64_t dsum_stride = 0;
+  const T* weight = nullptr;  ///< or null
+  T* dx = nullptr;            ///< dense
+  T* dweight = nullptr;       ///< {length}; null exactly if weight is
+  T* scratch = nullptr;       ///< rms_norm_vjp_scratch values, if there is a weight
+};
+
+}  // namespace aspis::kernel
