@@ -1,0 +1,196 @@
+#include "aspis/ops/linear/kernel/cpu.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "aspis/base/parallel.h"
+#include "aspis/base/rng.h"
+#include "aspis/ops/linear/kernel/gemm.h"
+#include "aspis/ops/linear/kernel/reference.h"
+#include "aspis/simd/isa.h"
+
+using namespace aspis;
+
+namespace {
+
+template <typename T>
+std::vector<T> random_values(const char* name, int64_t n) {
+  Rng rng(1, name);
+  std::vector<T> v(n);
+  // Rounded to float, so that every precision sees the same numbers.
+  for (auto& x : v) x = static_cast<T>(static_cast<float>(rng.normal()));
+  return v;
+}
+
+template <typename T>
+struct Outputs {
+  std::vector<T> y, dx, dweight, dbias;
+};
+
+// All results for rows with gaps of `gap` values; `plain` runs the definition.
+template <typename T>
+Outputs<T> run(int64_t rows, int64_t in, int64_t out, int64_t gap = 0, bool plain = false) {
+  const auto x = random_values<T>("x", rows * (in + gap) + 1), w = random_values<T>("w", out * (in + gap) + 1);
+  const auto b = random_values<T>("b", out), dy = random_values<T>("dy", rows * (out + gap) + 1);
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  const auto fill = [&](int64_t n) { return std::vector<T>(n, nan); };
+  Outputs<T> o{fill(rows * out), fill(rows * in), fill(out * in), fill(out)};
+  std::vector<T> work(std::max(kernel::linear_workspace(rows, in, out),
+                               kernel::linear_vjp_workspace(rows, in, out, true, true)) + 1, nan);
+  const kernel::LinearParams<T> p{rows, in, out, x.data() + 1 * (gap > 0), in + gap, w.data() + 1 * (gap > 0), in + gap,
+                                  b.data(), o.y.data(), work.data()};
+  const kernel::LinearVjpParams<T> g{rows, in, out, p.x, p.weight, dy.data(), in + gap, in + gap, out + gap,
+                                     o.dx.data(), o.dweight.data(), o.dbias.data(), work.data()};
+  if (plain) {
+    kernel::linear_reference(p);
+    kernel::linear_vjp_reference(g);
+  } else {
+    kernel::linear(p);
+    std::fill(work.begin(), work.end(), nan);
+    kernel::linear_vjp(g);
+  }
+  return o;
+}
+
+template <typename A, typename B>
+double error(const std::vector<A>& got, const std::vector<B>& want) {
+  double worst = 0, largest = 1e-300;
+  for (size_t i = 0; i < want.size(); i++) {
+    if (!std::isfinite(got[i])) return std::numeric_limits<double>::infinity();
+    worst = std::max(worst, std::abs(double(got[i]) - double(want[i])));
+    largest = std::max(largest, std::abs(double(want[i])));
+  }
+  return worst / largest;
+}
+
+template <typename T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+struct Size {
+  int64_t rows, in, out;
+};
+const Size kSizes[] = {{1, 1, 1},    {1, 5, 3},    {2, 3, 1},     {15, 7, 33},  {16, 17, 16}, {17, 64, 10},
+                       {63, 31, 5},  {64, 36, 70}, {130, 128, 36}, {300, 1, 9},  {1029, 20, 3}, {2100, 48, 17},
+                       {200, 70, 300}};
+
+}  // namespace
+
+TEST_CASE("linear kernel and its gradients match the definition, rows with gaps included") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const auto [rows, in, out] : kSizes) {
+      for (const int64_t gap : {0, 3}) {
+        CAPTURE(isa);
+        CAPTURE(rows);
+        CAPTURE(in);
+        CAPTURE(out);
+        CAPTURE(gap);
+        const auto want = run<double>(rows, in, out, gap, true);
+        const auto single = run<float>(rows, in, out, gap);
+        const auto wide = run<double>(rows, in, out, gap);
+        CHECK(error(single.y, want.y) < 1e-6);
+        CHECK(error(single.dx, want.dx) < 1e-6);
+        CHECK(error(single.dweight, want.dweight) < 2e-6);
+        CHECK(error(single.dbias, want.dbias) < 2e-6);
+        CHECK(error(wide.y, want.y) < 1e-14);
+        CHECK(error(wide.dx, want.dx) < 1e-14);
+        CHECK(error(wide.dweight, want.dweight) < 1e-14);
+        CHECK(error(wide.dbias, want.dbias) < 1e-14);
+      }
+    }
+  }
+  force_isa("");
+}
+
+TEST_CASE("linear kernel gives the same bits for 1, 2, 3 and 7 threads") {
+  for (const auto [rows, in, out] : {Size{1, 300, 200}, Size{40, 64, 256}, Size{777, 200, 130}, Size{5000, 24, 36}}) {
+    CAPTURE(rows);
+    set_num_threads(1);
+    const auto want = run<float>(rows, in, out);
+    for (const int threads : {2, 3, 7}) {
+      set_num_threads(threads);
+      const auto got = run<float>(rows, in, out);
+      CHECK(same_bits(got.y, want.y));
+      CHECK(same_bits(got.dx, want.dx));
+      CHECK(same_bits(got.dweight, want.dweight));
+      CHECK(same_bits(got.dbias, want.dbias));
+    }
+  }
+  set_num_threads(0);
+}
+
+TEST_CASE("a row of linear does not depend on how many rows there are") {
+  if (!kernel::gemm_rows_are_independent()) {
+    MESSAGE("not promised on this machine by ", kernel::gemm_provider());
+    return;
+  }
+  for (const auto [most, in, out] : {Size{900, 768, 384}, Size{400, 64, 256}, Size{700, 128, 36}, Size{300, 33, 17},
+                                     Size{300, 1000, 10}, Size{200, 2000, 300}, Size{300, 40, 1}, Size{300, 384, 1536}}) {
+    const auto all = run<float>(most, in, out);
+    for (const int64_t rows : {1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129, 143, 144, 196}) {
+      CAPTURE(rows);
+      CAPTURE(in);
+      CAPTURE(out);
+      const auto some = run<float>(rows, in, out);
+      CHECK(std::memcmp(some.y.data(), all.y.data(), some.y.size() * sizeof(float)) == 0);
+      CHECK(std::memcmp(some.dx.data(), all.dx.data(), some.dx.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST_CASE("linear kernel computes only the gradients asked for") {
+  const int64_t rows = 150, in = 20, out = 30;
+  const auto all = run<float>(rows, in, out);
+  const auto x = random_values<float>("x", rows * in), w = random_values<float>("w", out * in);
+  const auto dy = random_values<float>("dy", rows * out);
+  std::vector<float> dbias(out), dweight(out * in), work(kernel::linear_vjp_workspace(rows, in, out, true, true) + 1);
+  kernel::linear_vjp<float>({rows, in, out, x.data(), w.data(), dy.data(), in, in, out, nullptr, nullptr,
+                             dbias.data(), work.data()});
+  kernel::linear_vjp<float>({rows, in, out, x.data(), w.data(), dy.data(), in, in, out, nullptr, dweight.data(),
+                             nullptr, work.data()});
+  CHECK(same_bits(dbias, all.dbias));
+  CHECK(same_bits(dweight, all.dweight));
+}
+
+TEST_CASE("no rows give zero weight gradients, and no inputs give the bias") {
+  std::vector<float> w(6, 1.f), dw(6, 7.f), db(2, 7.f), work(kernel::linear_vjp_workspace(0, 3, 2, true, true) + 1);
+  kernel::linear_vjp<float>({0, 3, 2, nullptr, w.data(), nullptr, 3, 3, 2, nullptr, dw.data(), db.data(), work.data()});
+  CHECK(dw == std::vector<float>(6, 0.f));
+  CHECK(db == std::vector<float>(2, 0.f));
+  const float bias[] = {3.f, 4.f};
+  std::vector<float> y(4, 7.f), wide(kernel::linear_workspace(2, 0, 2) + 1);
+  kernel::linear<float>({2, 0, 2, w.data(), 0, w.data(), 0, bias, y.data(), wide.data()});
+  CHECK(y == std::vector<float>{3.f, 4.f, 3.f, 4.f});
+}
+
+TEST_CASE("gemm honours alpha, beta, both transpositions and leading dimensions") {
+  const int64_t m = 5, n = 7, k = 3, ld = 11;
+  const auto a = random_values<double>("a", ld * ld), b = random_values<double>("b", ld * ld);
+  const auto c0 = random_values<double>("c", ld * ld);
+  const std::vector<float> af(a.begin(), a.end()), bf(b.begin(), b.end()), cf0(c0.begin(), c0.end());
+  for (const bool ta : {false, true}) {
+    for (const bool tb : {false, true}) {
+      auto want = c0, got = c0;
+      auto single = cf0;
+      for (int64_t i = 0; i < m; i++) {
+        for (int64_t j = 0; j < n; j++) {
+          double sum = 0;
+          for (int64_t p = 0; p < k; p++) sum += (ta ? a[p * ld + i] : a[i * ld + p]) * (tb ? b[j * ld + p] : b[p * ld + j]);
+          want[i * ld + j] = 2 * sum - 0.5 * want[i * ld + j];
+        }
+      }
+      const auto t = [](bool yes) { return static_cast<kernel::Transpose>(yes); };
+      kernel::gemm(t(ta), t(tb), m, n, k, 2.0, a.data(), ld, b.data(), ld, -0.5, got.data(), ld);
+      kernel::gemm(t(ta), t(tb), m, n, k, 2.0f, af.data(), ld, bf.data(), ld, -0.5f, single.data(), ld);
+      CHECK(error(got, want) < 1e-15);
+      CHECK(error(single, want) < 1e-6);
+    }
+  }
+}

@@ -1,0 +1,56 @@
+#include "aspis/ops/linear/linear.h"
+
+#include <doctest/doctest.h>
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include "aspis/base/error.h"
+#include "aspis/ops/harness/harness_doctest.h"
+#include "aspis/ops/linear/linear_cases.h"
+
+using namespace aspis;
+namespace mx = mlx::core;
+
+TEST_CASE("linear conforms on every instruction set") { harness::expect_conforms(linear_entry()); }
+
+TEST_CASE("linear reads slices along the last axis and batches of them in place") {
+  const auto wide = mx::reshape(mx::arange(0.0f, 240.0f), {4, 5, 12});
+  const auto weight = mx::reshape(mx::arange(0.0f, 21.0f), {3, 7});
+  for (const int start : {0, 2, 5}) {
+    const auto part = mx::slice(wide, {0, 0, start}, {4, 5, start + 7});
+    CHECK(mx::array_equal(linear(part, weight), linear(mx::contiguous(part), weight)).item<bool>());
+  }
+  const auto turned = mx::transpose(wide, {1, 0, 2});
+  const auto some = mx::slice(turned, {0, 0, 1}, {5, 4, 8});
+  CHECK(mx::array_equal(linear(some, weight), linear(mx::contiguous(some), weight)).item<bool>());
+}
+
+TEST_CASE("linear gives only the gradients asked for") {
+  const auto x = mx::ones({5, 3}), w = mx::ones({2, 3}), b = mx::zeros({2});
+  const auto loss = [](const std::vector<mx::array>& a) { return mx::sum(linear(a[0], a[1], a[2])); };
+  const auto only_bias = mx::grad(loss, std::vector<int>{2})({x, w, b});
+  CHECK(mx::array_equal(only_bias[0], mx::array({5.f, 5.f})).item<bool>());
+  const auto x_and_weight = mx::grad(loss, std::vector<int>{0, 1})({x, w, b});
+  CHECK(mx::array_equal(x_and_weight[0], mx::full({5, 3}, 2.f)).item<bool>());
+  CHECK(mx::array_equal(x_and_weight[1], mx::full({2, 3}, 5.f)).item<bool>());
+}
+
+TEST_CASE("linear keeps half dtypes and works on no rows") {
+  const auto w = mx::astype(mx::ones({2, 3}), mx::bfloat16);
+  CHECK(linear(mx::astype(mx::ones({4, 3}), mx::bfloat16), w).dtype() == mx::bfloat16);
+  CHECK(linear(mx::ones({4, 3}), w).dtype() == mx::float32);
+  const auto empty = linear(mx::zeros({0, 3}), mx::ones({2, 3}));
+  mx::eval(empty);
+  CHECK(empty.shape() == mx::Shape{0, 2});
+}
+
+TEST_CASE("linear refuses shapes and dtypes that do not fit with one sentence") {
+  const auto x = mx::ones({4, 3}), w = mx::ones({2, 5});
+  CHECK_THROWS_WITH_AS(linear(x, w),
+                       "[linear] x must have 5 values in its last axis, as weight {2, 5} has; got {4, 3}", Error);
+  CHECK_THROWS_WITH_AS(linear(x, mx::ones({3})), "[linear] weight must have shape {out, in}; got {3}", Error);
+  CHECK_THROWS_WITH_AS(linear(mx::ones({4, 5}), w, mx::ones({3})),
+                       "[linear] bias must have shape {out} = {2}; got {3}", Error);
+  CHECK_THROWS_WITH_AS(linear(mx::ones({4, 5}, mx::int32), w),
+                       "[linear] x must be a real floating-point array; got int32", Error);
+}
