@@ -100,8 +100,15 @@ class GradBlock {
  public:
   GradBlock(const Conv1dVjpParams<T>& p, const Conv1dRowKernels<T>& kernels, const T* packed, const T* flipped,
             const T* zeros, const Block& b, T* scratch, T* sums)
-      : p_(p), f_(p.forward), kernels_(kernels), packed_(packed), flipped_(flipped), zeros_(zeros), b_(b),
-        scratch_(scratch), sums_(sums) {
+      : p_(p),
+        f_(p.forward),
+        kernels_(kernels),
+        packed_(packed),
+        flipped_(flipped),
+        zeros_(zeros),
+        b_(b),
+        scratch_(scratch),
+        sums_(sums) {
     // The first block also owns the steps before 0: the initial state.
     begin_ = b.first == 0 && p.dinitial ? -(f_.width - 1) : b.first;
     // dx at t meets dpre at t + reach - k.

@@ -21,7 +21,8 @@ namespace {
 
 struct Shape {
   int64_t batch, length, channels, width;
-  bool symmetric = false, silu = true, reverse = false, order = false, bias = true, initial = false, final_state = false;
+  bool symmetric = false, silu = true, reverse = false, order = false, bias = true, initial = false,
+       final_state = false;
   bool dense = true;
 };
 
@@ -99,7 +100,7 @@ std::string describe(const Shape& s) {
   std::string text = "B " + std::to_string(s.batch) + " L " + std::to_string(s.length) + " D " +
                      std::to_string(s.channels) + " W " + std::to_string(s.width);
   const std::pair<bool, const char*> flags[] = {
-      {s.symmetric, "symmetric"}, {s.silu, "silu"},       {s.reverse, "reverse"},       {s.order, "order"},
+      {s.symmetric, "symmetric"}, {s.silu, "silu"},       {s.reverse, "reverse"},         {s.order, "order"},
       {s.bias, "bias"},           {s.initial, "initial"}, {s.final_state, "final state"}, {s.dense, "dense"}};
   for (const auto& [on, name] : flags) text += on ? std::string(", ") + name : "";
   return text;
@@ -138,7 +139,8 @@ std::vector<Shape> shapes() {
     for (const int64_t length : {1, 2, 3, 7, 70, 131}) {
       for (const bool symmetric : {false, true}) {
         Rng rng(5, "shapes", i++);
-        Shape s{static_cast<int64_t>(1 + rng.below(3)), length, static_cast<int64_t>(1 + rng.below(40)), width, symmetric};
+        Shape s{static_cast<int64_t>(1 + rng.below(3)), length, static_cast<int64_t>(1 + rng.below(40)), width,
+                symmetric};
         s.silu = rng.below(4) > 0, s.reverse = rng.below(2), s.order = rng.below(2), s.bias = rng.below(4) > 0;
         s.initial = !symmetric && rng.below(2), s.final_state = !symmetric && rng.below(2), s.dense = rng.below(2);
         list.push_back(s);
@@ -165,7 +167,13 @@ TEST_CASE("conv1d kernels match the definition and its adjoint on every instruct
 }
 
 TEST_CASE("conv1d kernels are bit-equal for 1, 2, 3 and 7 threads") {
-  const Shape s{.batch = 3, .length = 333, .channels = 1061, .width = 4, .order = true, .initial = true, .final_state = true};
+  const Shape s{.batch = 3,
+                .length = 333,
+                .channels = 1061,
+                .width = 4,
+                .order = true,
+                .initial = true,
+                .final_state = true};
   const auto run = [&](int threads) {
     set_num_threads(threads);
     auto problem = std::make_unique<Problem<float>>(s);

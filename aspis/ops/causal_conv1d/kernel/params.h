@@ -22,8 +22,8 @@ struct Conv1dParams {
 
   const T* x = nullptr;
   int64_t x_batch = 0, x_token = 0;
-  const T* weight = nullptr;  ///< {D, W}, dense
-  const T* bias = nullptr;    ///< {D}, dense, or null
+  const T* weight = nullptr;   ///< {D, W}, dense
+  const T* bias = nullptr;     ///< {D}, dense, or null
   const T* initial = nullptr;  ///< {B, W-1, D} or null
   int64_t initial_batch = 0, initial_token = 0;
 

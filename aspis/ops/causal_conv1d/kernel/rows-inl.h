@@ -176,10 +176,14 @@ HWY_ATTR void conv_taps(const Conv1dRows<T>& a) {
 template <typename T>
 HWY_ATTR void conv(const Conv1dRows<T>& a) {
   switch (a.taps) {
-    case 2: return conv_taps<2>(a);
-    case 3: return conv_taps<3>(a);
-    case 4: return conv_taps<4>(a);
-    default: return conv_taps<0>(a);
+    case 2:
+      return conv_taps<2>(a);
+    case 3:
+      return conv_taps<3>(a);
+    case 4:
+      return conv_taps<4>(a);
+    default:
+      return conv_taps<0>(a);
   }
 }
 
@@ -202,9 +206,12 @@ HWY_ATTR void grad_taps(const Conv1dGradRows<T>& g) {
 template <typename T>
 HWY_ATTR void grad(const Conv1dGradRows<T>& g) {
   switch (g.rows.width) {
-    case 2: return grad_taps<2>(g);
-    case 3: return grad_taps<3>(g);
-    default: return grad_taps<4>(g);
+    case 2:
+      return grad_taps<2>(g);
+    case 3:
+      return grad_taps<3>(g);
+    default:
+      return grad_taps<4>(g);
   }
 }
 
