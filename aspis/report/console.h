@@ -40,7 +40,7 @@ inline constexpr double kAbsent = std::numeric_limits<double>::quiet_NaN();
 
 /// A piece of work that has steps: one epoch, one evaluation.
 struct ProgressPhase {
-  std::string label;            ///< "epoch 2/5", "evaluate"
+  std::string label = {};            ///< "epoch 2/5", "evaluate"
   int64_t steps = 0;            ///< number of steps; 0 if not known
   int64_t later_steps = 0;      ///< steps of the same kind that follow this phase: counted in the time left
   std::string unit = "img/s";  ///< of the rate

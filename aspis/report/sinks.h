@@ -83,7 +83,7 @@ std::unique_ptr<MetricsSink> run_folder_sinks(const std::filesystem::path& run_f
 struct MetricRecord {
   int64_t step = 0;
   double epoch = 0;
-  Scalars values;
+  Scalars values = {};
 };
 
 /// The records of a metrics.jsonl, texts left out. A damaged last line is
@@ -93,7 +93,7 @@ std::vector<MetricRecord> read_metrics(const std::filesystem::path& path);
 /// status.json of a run folder, for scripts.
 struct RunStatus {
   std::string state = "running";  ///< running, done, stopped or failed
-  std::string reason;             ///< "SIGINT", "max-time", an error sentence
+  std::string reason = {};             ///< "SIGINT", "max-time", an error sentence
   int64_t step = 0;
   int64_t steps = 0;
   int64_t epoch = 0;

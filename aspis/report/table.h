@@ -41,8 +41,8 @@ struct Cell {
 };
 
 struct Column {
-  std::string key;           ///< name in CSV and JSON: "forward_ms"
-  std::string title;         ///< heading for people: "forward"; the key if empty
+  std::string key = {};           ///< name in CSV and JSON: "forward_ms"
+  std::string title = {};         ///< heading for people: "forward"; the key if empty
   bool right_align = false;  ///< numbers
 };
 
