@@ -35,6 +35,8 @@ HWY_EXPORT(add_bias_f32);
 HWY_EXPORT(add_bias_f64);
 HWY_EXPORT(column_sums_f32);
 HWY_EXPORT(column_sums_f64);
+HWY_EXPORT(transpose_f32);
+HWY_EXPORT(transpose_f64);
 
 namespace {
 
@@ -115,14 +117,13 @@ void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t columns, T* 
 // to {columns, rows} = from {rows, columns}^T
 template <typename T>
 void transpose(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
-  constexpr int64_t kBlock = 16;
-  parallel_for(div_ceil(columns, 2 * kBlock), [&](int64_t task) {
-    const int64_t c0 = task * 2 * kBlock, c_end = std::min(columns, c0 + 2 * kBlock);
-    for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
-      const int64_t r1 = std::min(rows, r0 + kBlock);
-      for (int64_t c = c0; c < c_end; c++) {
-        for (int64_t r = r0; r < r1; r++) to[c * rows + r] = from[r * stride + c];
-      }
+  constexpr int64_t kColumns = 32;
+  parallel_for(div_ceil(columns, kColumns), [&](int64_t task) {
+    const int64_t first = task * kColumns, last = std::min(columns, first + kColumns);
+    if constexpr (std::is_same_v<T, float>) {
+      HWY_DYNAMIC_DISPATCH(transpose_f32)(from, stride, rows, first, last, to);
+    } else {
+      HWY_DYNAMIC_DISPATCH(transpose_f64)(from, stride, rows, first, last, to);
     }
   });
 }
