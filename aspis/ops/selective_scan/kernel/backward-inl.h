@@ -1,0 +1,415 @@
+// Gradient of the scan for one instruction set. Included once per target by
+// cpu.cc, after forward-inl.h.
+//
+// One task is one sample and one unit. Segments of 16 tokens go from last to
+// first; each starts from its checkpoint. For a tile of a few states and two
+// channel blocks the segment is run forward again, keeping a_t and x_t in an L1
+// scratch, and then swept backward with the adjoint state in registers:
+//
+//     lambda_t = C_t g_t + a_{t+1} lambda_{t+1};   m_t = a_t lambda_t
+//     q = m_t x_{t-1} = lambda_t a_t x_{t-1}       (no division, exact to rounding)
+//     dA += dt q;  ddt += A q;  sum_B += lambda B;  dB_t += lambda dt u;  dC_t += g x_t
+//
+// dB and dC are summed over the channel blocks of a unit as vectors and reduced
+// over lanes once per segment; two blocks at a time halve the traffic to those
+// vectors. Units and samples are added at the end in a fixed order.
+
+HWY_BEFORE_NAMESPACE();
+namespace aspis::kernel::HWY_NAMESPACE {
+
+// Vectors of one channel block, one row per token of the segment.
+template <typename T>
+struct BackwardRows {
+  HWY_ALIGN T step[kSegment * kPanel];   // dt kScale
+  HWY_ALIGN T dt[kSegment * kPanel];
+  HWY_ALIGN T dtu[kSegment * kPanel];
+  HWY_ALIGN T g[kSegment * kPanel];      // gradient of the output before the gate
+  HWY_ALIGN T sum_B[kSegment * kPanel];  // sum_n lambda B
+  HWY_ALIGN T sum_A[kSegment * kPanel];  // sum_n A q
+  HWY_ALIGN T y[kSegment * kPanel];      // sum_n C x, only with a gate
+  HWY_ALIGN T slope[kSegment * kPanel];  // d dt / d delta
+  HWY_ALIGN T gz[kSegment * kPanel];     // dout silu'(z)
+};
+
+// One channel block during one segment. Panels point at the block's channel in
+// row 0; the gradients of constant B and C are accumulated in panels too.
+template <typename T>
+struct BackwardBlock {
+  int64_t channel = 0, valid = 0, panel = 0, offset = 0;  // offset of its first channel in the panel
+  const T *A = nullptr, *B = nullptr, *C = nullptr, *x0 = nullptr;
+  T *m = nullptr, *dA = nullptr, *dB = nullptr, *dC = nullptr;
+  BackwardRows<T>* rows = nullptr;
+};
+
+// Vectors dB_t[n], dC_t[n] of one segment: {token, state, lane}.
+template <typename T>
+struct LaneSums {
+  T *B = nullptr, *C = nullptr;
+  int64_t states = 0;
+};
+
+template <int kStates, int kBlocks, bool kGate, bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
+HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& time, int64_t n0,
+                                const BackwardBlock<T>* blocks, const LaneSums<T>& sums) {
+  using V = hn::Vec<D>;
+  const D d;
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  constexpr int64_t kRow = kBlocks * kStates * kLanes;
+  HWY_ALIGN T kept_a[kSegment * kRow];
+  HWY_ALIGN T kept_x[(kSegment + 1) * kRow];  // before each step, and after the last
+  const int64_t p0 = n0 * kPanel;
+  {
+    const DecayExp<D> exp = decay;
+    V x[kBlocks][kStates];
+    HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+      HWY_UNROLL(16) for (int n = 0; n < kStates; n++) x[k][n] = hn::LoadU(d, blocks[k].x0 + p0 + n * kPanel);
+    }
+    for (int64_t i = 0; i < time.count; i++) {
+      T *a_row = kept_a + i * kRow, *x_row = kept_x + i * kRow;
+      const T* B = kConstB ? nullptr : time.B[i];
+      HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+        const V step = hn::Load(d, blocks[k].rows->step + i * kLanes);
+        const V dtu = hn::Load(d, blocks[k].rows->dtu + i * kLanes);
+        HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
+          const V a = exp(step, hn::Load(d, blocks[k].A + p0 + n * kPanel));
+          const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, blocks[k].B, n0 + n));
+          hn::Store(a, d, a_row + (k * kStates + n) * kLanes);
+          hn::Store(x[k][n], d, x_row + (k * kStates + n) * kLanes);
+          x[k][n] = hn::MulAdd(a, x[k][n], b);
+        }
+      }
+    }
+    T* x_row = kept_x + time.count * kRow;
+    HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+      HWY_UNROLL(16) for (int n = 0; n < kStates; n++) hn::Store(x[k][n], d, x_row + (k * kStates + n) * kLanes);
+    }
+  }
+
+  V m[kBlocks][kStates], dA[kBlocks][kStates], dB[kBlocks][kStates], dC[kBlocks][kStates];
+  HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+    HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
+      m[k][n] = hn::Load(d, blocks[k].m + p0 + n * kPanel);
+      dA[k][n] = hn::Zero(d);
+      if constexpr (kConstB) dB[k][n] = hn::Zero(d);
+      if constexpr (kConstC) dC[k][n] = hn::Zero(d);
+    }
+  }
+  for (int64_t i = time.count - 1; i >= 0; i--) {
+    const T *a_row = kept_a + i * kRow, *x_row = kept_x + i * kRow;
+    const T* B = kConstB ? nullptr : time.B[i];
+    const T* C = kConstC ? nullptr : time.C[i];
+    T* lanes_B = sums.B + (i * sums.states + n0) * kLanes;
+    T* lanes_C = sums.C + (i * sums.states + n0) * kLanes;
+    V g[kBlocks], dt[kBlocks], dtu[kBlocks], sum_B[kBlocks], sum_A[kBlocks], y[kBlocks];
+    HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+      const BackwardRows<T>& rows = *blocks[k].rows;
+      g[k] = hn::Load(d, rows.g + i * kLanes);
+      dt[k] = hn::Load(d, rows.dt + i * kLanes);
+      dtu[k] = hn::Load(d, rows.dtu + i * kLanes);
+      sum_B[k] = hn::Load(d, rows.sum_B + i * kLanes);
+      sum_A[k] = hn::Load(d, rows.sum_A + i * kLanes);
+      if constexpr (kGate) y[k] = hn::Load(d, rows.y + i * kLanes);
+    }
+    HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
+      V lane_B, lane_C;
+      if constexpr (!kConstB) lane_B = hn::Load(d, lanes_B + n * kLanes);
+      if constexpr (!kConstC) lane_C = hn::Load(d, lanes_C + n * kLanes);
+      HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+        const V b = matrix_value<kConstB>(d, B, blocks[k].B, n0 + n);
+        const V c = matrix_value<kConstC>(d, C, blocks[k].C, n0 + n);
+        const V x_after = hn::Load(d, x_row + kRow + (k * kStates + n) * kLanes);
+        const V x_before = hn::Load(d, x_row + (k * kStates + n) * kLanes);
+        const V lambda = hn::MulAdd(g[k], c, m[k][n]);
+        if constexpr (kConstC) {
+          dC[k][n] = hn::MulAdd(g[k], x_after, dC[k][n]);
+        } else {
+          lane_C = hn::MulAdd(g[k], x_after, lane_C);
+        }
+        if constexpr (kConstB) {
+          dB[k][n] = hn::MulAdd(lambda, dtu[k], dB[k][n]);
+        } else {
+          lane_B = hn::MulAdd(lambda, dtu[k], lane_B);
+        }
+        if constexpr (kGate) y[k] = hn::MulAdd(c, x_after, y[k]);
+        sum_B[k] = hn::MulAdd(lambda, b, sum_B[k]);
+        m[k][n] = hn::Mul(lambda, hn::Load(d, a_row + (k * kStates + n) * kLanes));
+        const V q = hn::Mul(m[k][n], x_before);
+        dA[k][n] = hn::MulAdd(dt[k], q, dA[k][n]);
+        sum_A[k] = hn::MulAdd(q, hn::Load(d, blocks[k].A + p0 + n * kPanel), sum_A[k]);
+      }
+      if constexpr (!kConstB) hn::Store(lane_B, d, lanes_B + n * kLanes);
+      if constexpr (!kConstC) hn::Store(lane_C, d, lanes_C + n * kLanes);
+    }
+    HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+      BackwardRows<T>& rows = *blocks[k].rows;
+      hn::Store(sum_B[k], d, rows.sum_B + i * kLanes);
+      hn::Store(sum_A[k], d, rows.sum_A + i * kLanes);
+      if constexpr (kGate) hn::Store(y[k], d, rows.y + i * kLanes);
+    }
+  }
+  const auto add_to = [&](T* p, V v) HWY_ATTR { hn::Store(hn::Add(hn::Load(d, p), v), d, p); };
+  HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+    HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
+      hn::Store(m[k][n], d, blocks[k].m + p0 + n * kPanel);
+      add_to(blocks[k].dA + p0 + n * kPanel, dA[k][n]);
+      if constexpr (kConstB) add_to(blocks[k].dB + p0 + n * kPanel, dB[k][n]);
+      if constexpr (kConstC) add_to(blocks[k].dC + p0 + n * kPanel, dC[k][n]);
+    }
+  }
+}
+
+// All states of one or two channel blocks.
+template <int kBlocks, bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
+HWY_INLINE void backward_states(const DecayExp<D>& exp, const TimeBlock<T>& time, int64_t states, bool gate,
+                                const BackwardBlock<T>* blocks, const LaneSums<T>& sums) {
+  constexpr int kTile = kManyRegisters ? 4 : 2;
+  int64_t n = 0;
+  if constexpr (!kConstB && !kConstC) {
+    for (; n + kTile <= states; n += kTile) {
+      if (gate) {
+        backward_tile<kTile, kBlocks, true, false, false, D>(exp, time, n, blocks, sums);
+      } else {
+        backward_tile<kTile, kBlocks, false, false, false, D>(exp, time, n, blocks, sums);
+      }
+    }
+  }
+  for (; n < states; n++) {
+    backward_tile<1, kBlocks, true, kConstB, kConstC, D>(exp, time, n, blocks, sums);
+  }
+}
+
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void backward_prologue(D d, const ScanVjpParams<T>& q, int64_t b, const TimeBlock<T>& time,
+                                  const TimeBlock<T>& next, const BackwardBlock<T>& block) {
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  const ScanParams<T>& p = q.in;
+  BackwardRows<T>& rows = *block.rows;
+  const int64_t channel = block.channel, valid = block.valid;
+  const auto zero = hn::Zero(d);
+  const auto bias = p.delta_bias ? load_channels(d, p.delta_bias + channel, valid) : zero;
+  for (int64_t i = 0; i < time.count; i++) {
+    const int64_t t = time.token[i], at = i * kLanes;
+    const auto u = load_channels(d, p.u.row(b, t) + channel, valid);
+    auto dt = hn::Add(load_channels(d, p.delta.row(b, t) + channel, valid), bias);
+    if (p.softplus) {
+      hn::Store(simd::SoftplusGrad(d, dt), d, rows.slope + at);
+      dt = simd::Softplus(d, dt);
+    }
+    hn::Store(clamp_step(d, dt), d, rows.step + at);
+    hn::Store(dt, d, rows.dt + at);
+    hn::Store(hn::Mul(dt, u), d, rows.dtu + at);
+    auto g = load_channels(d, q.dout.row(b, t) + channel, valid);
+    if (p.z) {
+      auto value = zero, grad = zero;
+      simd::SiluAndGrad(d, load_channels(d, p.z.row(b, t) + channel, valid), value, grad);
+      hn::Store(hn::Mul(g, grad), d, rows.gz + at);
+      g = hn::Mul(g, value);
+    }
+    hn::Store(g, d, rows.g + at);
+    hn::Store(zero, d, rows.sum_B + at);
+    hn::Store(zero, d, rows.sum_A + at);
+    hn::Store(zero, d, rows.y + at);
+  }
+  for (int64_t i = 0; i < next.count; i++) {
+    hwy::Prefetch(p.u.row(b, next.token[i]) + channel);
+    hwy::Prefetch(p.delta.row(b, next.token[i]) + channel);
+    hwy::Prefetch(q.dout.row(b, next.token[i]) + channel);
+    if (p.z) hwy::Prefetch(p.z.row(b, next.token[i]) + channel);
+  }
+}
+
+// `dD` and `dbias` are the block's lanes of the unit's sums.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void backward_epilogue(D d, const ScanVjpParams<T>& q, int64_t b, const TimeBlock<T>& time,
+                                  const BackwardBlock<T>& block, T* dD, T* dbias) {
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  const ScanParams<T>& p = q.in;
+  const BackwardRows<T>& rows = *block.rows;
+  const int64_t channel = block.channel, valid = block.valid;
+  const auto skip = p.D ? load_channels(d, p.D + channel, valid) : hn::Zero(d);
+  auto sum_D = hn::Load(d, dD), sum_bias = hn::Load(d, dbias);
+  for (int64_t i = time.count - 1; i >= 0; i--) {
+    const int64_t t = time.token[i], at = i * kLanes;
+    const auto u = load_channels(d, p.u.row(b, t) + channel, valid);
+    const auto g = hn::Load(d, rows.g + at), sum_B = hn::Load(d, rows.sum_B + at);
+    auto du = hn::Mul(hn::Load(d, rows.dt + at), sum_B);
+    auto ddelta = hn::MulAdd(u, sum_B, hn::Load(d, rows.sum_A + at));
+    if (p.softplus) ddelta = hn::Mul(ddelta, hn::Load(d, rows.slope + at));
+    sum_bias = hn::Add(sum_bias, ddelta);
+    if (p.D) {
+      du = hn::MulAdd(skip, g, du);
+      sum_D = hn::MulAdd(g, u, sum_D);
+    }
+    store_channels(du, d, q.du.row(b, t) + channel, valid);
+    store_channels(ddelta, d, q.ddelta.row(b, t) + channel, valid);
+    if (p.z) {
+      auto y = hn::Load(d, rows.y + at);
+      if (p.D) y = hn::MulAdd(skip, u, y);
+      store_channels(hn::Mul(y, hn::Load(d, rows.gz + at)), d, q.dz.row(b, t) + channel, valid);
+    }
+  }
+  hn::Store(sum_D, d, dD);
+  hn::Store(sum_bias, d, dbias);
+}
+
+// Reduces the lanes of one segment into the unit's partial sums {L, N}.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void reduce_lanes(D d, const TimeBlock<T>& time, int64_t states, const T* lanes, T* partial) {
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  for (int64_t i = 0; i < time.count; i++) {
+    T* row = partial + time.token[i] * states;
+    for (int64_t n = 0; n < states; n++) row[n] = simd::LaneSum(d, hn::Load(d, lanes + (i * states + n) * kLanes));
+  }
+}
+
+// Elements of scratch: panels of A, the adjoint, constant B and C; lane sums.
+inline int64_t backward_scratch(const ScanShape& s, int64_t unit_panels) {
+  return 4 * unit_panels * s.panel_size() + 2 * kSegment * s.panel_size();
+}
+
+template <class D, class T = hn::TFromD<D>>
+class BackwardUnit {
+ public:
+  BackwardUnit(const ScanVjpParams<T>& q, const ScanVjpSums<T>& sums, int64_t b, int64_t index, T* scratch)
+      : q_(q), s_(q.in.shape), b_(b), unit_(unit_of(s_, index)) {
+    const ScanParams<T>& p = q.in;
+    const int64_t size = s_.panel_size(), all = unit_.count * size;
+    A_ = scratch, m_ = A_ + all, B_ = m_ + all, C_ = B_ + all;
+    lanes_ = {C_ + all, C_ + all + kSegment * size, s_.state};
+    const int64_t first_panel = b * s_.panels() + unit_.panel(s_, 0);
+    dA_ = sums.dA + first_panel * size;
+    dD_ = sums.dD + first_panel * kPanel;
+    dbias_ = sums.dbias + first_panel * kPanel;
+    std::fill(dA_, dA_ + all, T(0));
+    std::fill(dD_, dD_ + unit_.count * kPanel, T(0));
+    std::fill(dbias_, dbias_ + unit_.count * kPanel, T(0));
+    load_matrix_panels(s_, unit_, p.A, true, A_);
+    const int64_t rows = (b * s_.groups * scan_units_per_group(s_) + index) * s_.length * s_.state;
+    if (p.B.constant) {
+      load_matrix_panels(s_, unit_, p.B.data, false, B_);
+      dB_ = sums.dB + first_panel * size;
+      std::fill(dB_, dB_ + all, T(0));
+    } else {
+      dB_ = sums.dB + rows;
+    }
+    if (p.C.constant) {
+      load_matrix_panels(s_, unit_, p.C.data, false, C_);
+      dC_ = sums.dC + first_panel * size;
+      std::fill(dC_, dC_ + all, T(0));
+    } else {
+      dC_ = sums.dC + rows;
+    }
+  }
+
+  void run() {
+    const ScanParams<T>& p = q_.in;
+    const int64_t size = s_.panel_size(), N = s_.state;
+    if (q_.dlast_state) {
+      load_matrix_panels(s_, unit_, q_.dlast_state + b_ * s_.channels * N, false, m_);
+    } else {
+      std::fill(m_, m_ + unit_.count * size, T(0));
+    }
+    TimeBlock<T> time, next;
+    fill_time_block(p, b_, unit_.group, (s_.segments() - 1) * kSegment, &time);
+    for (int64_t segment = s_.segments() - 1; segment >= 0; segment--) {
+      next.count = 0;
+      if (segment > 0) fill_time_block(p, b_, unit_.group, (segment - 1) * kSegment, &next);
+      std::fill(lanes_.B, lanes_.B + kSegment * N * kLanes, T(0));
+      std::fill(lanes_.C, lanes_.C + kSegment * N * kLanes, T(0));
+      run_segment(segment, time, next);
+      if (!p.B.constant) reduce_lanes(d_, time, N, lanes_.B, dB_);
+      if (!p.C.constant) reduce_lanes(d_, time, N, lanes_.C, dC_);
+      time = next;
+    }
+    if (q_.dinitial_state) {
+      for (int64_t i = 0; i < unit_.count; i++) {
+        T* rows = q_.dinitial_state + (b_ * s_.channels + unit_.channel(s_, i)) * N;
+        from_panel(m_ + i * size, unit_.channels(s_, i), N, rows);
+      }
+    }
+  }
+
+ private:
+  static constexpr D d_{};
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
+
+  void run_segment(int64_t segment, const TimeBlock<T>& time, const TimeBlock<T>& next) {
+    BackwardBlock<T> pair[2];
+    int count = 0;
+    for (int64_t i = 0; i < unit_.count; i++) {
+      for (int64_t c = 0; c < unit_.channels(s_, i); c += kLanes) {
+        pair[count] = block(segment, i, c);
+        pair[count].rows = &rows_[count];
+        if (++count == 2) {
+          run_blocks<2>(time, next, pair);
+          count = 0;
+        }
+      }
+    }
+    if (count == 1) run_blocks<1>(time, next, pair);
+  }
+
+  BackwardBlock<T> block(int64_t segment, int64_t i, int64_t c) const {
+    BackwardBlock<T> k;
+    const int64_t size = s_.panel_size(), at = i * size + c;
+    k.channel = unit_.channel(s_, i) + c;
+    k.valid = unit_.channels(s_, i) - c;
+    k.panel = i;
+    k.offset = c;
+    k.A = A_ + at;
+    k.B = B_ + at;
+    k.C = C_ + at;
+    k.x0 = q_.in.checkpoints + ((b_ * s_.segments() + segment) * s_.panels() + unit_.panel(s_, i)) * size + c;
+    k.m = m_ + at;
+    k.dA = dA_ + at;
+    k.dB = dB_ + at;
+    k.dC = dC_ + at;
+    return k;
+  }
+
+  template <int kBlocks>
+  void run_blocks(const TimeBlock<T>& time, const TimeBlock<T>& next, const BackwardBlock<T>* blocks) {
+    for (int k = 0; k < kBlocks; k++) backward_prologue(d_, q_, b_, time, next, blocks[k]);
+    const ScanParams<T>& p = q_.in;
+    const bool gate = static_cast<bool>(p.z);
+    const int64_t N = s_.state;
+    if (HWY_LIKELY(!p.B.constant && !p.C.constant)) {
+      backward_states<kBlocks, false, false, D>(exp_, time, N, gate, blocks, lanes_);
+    } else {
+      for (int k = 0; k < kBlocks; k++) {
+        if (!p.B.constant) {
+          backward_states<1, false, true, D>(exp_, time, N, gate, blocks + k, lanes_);
+        } else if (!p.C.constant) {
+          backward_states<1, true, false, D>(exp_, time, N, gate, blocks + k, lanes_);
+        } else {
+          backward_states<1, true, true, D>(exp_, time, N, gate, blocks + k, lanes_);
+        }
+      }
+    }
+    for (int k = 0; k < kBlocks; k++) {
+      const int64_t at = blocks[k].panel * kPanel + blocks[k].offset;
+      backward_epilogue(d_, q_, b_, time, blocks[k], dD_ + at, dbias_ + at);
+    }
+  }
+
+  const ScanVjpParams<T>& q_;
+  const ScanShape& s_;
+  const int64_t b_;
+  const Unit unit_;
+  const DecayExp<D> exp_{};
+  T *A_, *m_, *B_, *C_, *dA_, *dB_, *dC_, *dD_, *dbias_;
+  LaneSums<T> lanes_;
+  BackwardRows<T> rows_[2];
+};
+
+void backward_unit_f32(const ScanVjpParams<float>& q, const ScanVjpSums<float>& sums, int64_t b, int64_t unit,
+                       float* scratch) {
+  BackwardUnit<hn::ScalableTag<float>>(q, sums, b, unit, scratch).run();
+}
+void backward_unit_f64(const ScanVjpParams<double>& q, const ScanVjpSums<double>& sums, int64_t b, int64_t unit,
+                       double* scratch) {
+  BackwardUnit<hn::ScalableTag<double>>(q, sums, b, unit, scratch).run();
+}
+
+}  // namespace aspis::kernel::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();

@@ -1,0 +1,425 @@
+#include "aspis/ops/selective_scan/kernel/cpu.h"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+
+#include "aspis/base/parallel.h"
+#include "aspis/ops/selective_scan/kernel/test_problem.h"
+#include "aspis/simd/isa.h"
+
+using namespace aspis;
+using namespace aspis::kernel;
+using namespace aspis::kernel::test;
+
+namespace {
+
+std::string describe(const Options& o) {
+  std::string s = "B" + std::to_string(o.shape.batch) + " L" + std::to_string(o.shape.length) + " D" +
+                  std::to_string(o.shape.channels) + " N" + std::to_string(o.shape.state) + " G" +
+                  std::to_string(o.shape.groups);
+  const std::pair<bool, const char*> flags[] = {
+      {o.softplus, "softplus"}, {o.bias, "bias"},   {o.skip, "D"},         {o.gate, "z"},           {o.initial, "initial"},
+      {o.last, "dlast"},        {o.reverse, "rev"}, {o.order, "order"},    {o.constant_B, "constB"}, {o.constant_C, "constC"}};
+  for (const auto& [on, name] : flags) {
+    if (on) s += std::string(" ") + name;
+  }
+  return s;
+}
+
+// A sample of all option combinations, decided by `index`.
+Options sample_options(uint64_t index, int64_t N, int64_t L) {
+  Rng rng(7, "scan.options", index);
+  constexpr int64_t kChannels[] = {1, 5, 17, 24, 40, 70};
+  Options o;
+  o.shape = {1 + static_cast<int64_t>(rng.below(2)), L, kChannels[rng.below(6)], N, 1};
+  std::vector<int64_t> divisors;
+  for (int64_t g = 1; g <= o.shape.channels; g++) {
+    if (o.shape.channels % g == 0) divisors.push_back(g);
+  }
+  if (rng.flip()) o.shape.groups = divisors[rng.below(divisors.size())];
+  o.softplus = rng.flip(), o.bias = rng.flip(), o.skip = rng.flip(), o.gate = rng.flip();
+  o.initial = rng.flip(), o.last = rng.flip(), o.reverse = rng.flip(), o.order = rng.flip();
+  o.constant_B = rng.below(4) == 0, o.constant_C = rng.below(4) == 0;
+  o.gap = static_cast<int64_t>(rng.below(3));
+  return o;
+}
+
+template <typename T>
+void check_against(const Results& want, const Values& values, bool recompute, double forward, double gradient) {
+  Problem<T> problem(values);
+  const Results got = run_kernel(problem, recompute);
+  for (size_t k = 0; k < want.size(); k++) {
+    CAPTURE(want[k].name);
+    CHECK(error(got[k].values, want[k].values) <= (k < 2 ? forward : gradient));
+  }
+  CHECK(problem.gaps_untouched());
+}
+
+// Resets threads and instruction set however a test ends.
+struct Restore {
+  ~Restore() {
+    force_isa("");
+    set_num_threads(0);
+  }
+};
+
+bool same_bits(const Results& a, const Results& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t k = 0; k < a.size(); k++) {
+    const auto &x = a[k].values, &y = b[k].values;
+    if (x.size() != y.size() || (!x.empty() && std::memcmp(x.data(), y.data(), x.size() * sizeof(double)) != 0)) return false;
+  }
+  return true;
+}
+
+Options everything(ScanShape shape) {
+  Options o;
+  o.shape = shape;
+  o.softplus = o.bias = o.skip = o.gate = o.initial = o.last = true;
+  return o;
+}
+
+}  // namespace
+
+TEST_CASE("scan kernel and its gradients match the oracle for sampled options on every instruction set") {
+  const Restore restore;
+  uint64_t index = 0;
+  for (const int64_t N : {1, 2, 3, 7, 8, 16, 17, 32, 64}) {
+    for (const int64_t L : {1, 2, 3, 15, 16, 17, 33, 70}) {
+      const Options o = sample_options(index++, N, L);
+      const Values values(o, index);
+      const Results want = run_oracle(values);
+      for (const auto& isa : supported_isas()) {
+        force_isa(isa);
+        CAPTURE(isa);
+        CAPTURE(describe(o));
+        const bool recompute = index % 3 == 0;
+        check_against<float>(want, values, recompute, 2e-6, 1e-5);
+        check_against<double>(want, values, recompute, 1e-12, 1e-10);
+      }
+    }
+  }
+}
+
+TEST_CASE("scan kernel handles the largest state and sizes 5, 6 and 20") {
+  const Restore restore;
+  for (const int64_t N : {5, 6, 20, 256}) {
+    const Values values(everything({1, 19, 19, N, 1}), 5);
+    const Results want = run_oracle(values);
+    for (const auto& isa : supported_isas()) {
+      force_isa(isa);
+      CAPTURE(isa);
+      CAPTURE(N);
+      check_against<float>(want, values, false, 2e-6, 1e-5);
+    }
+  }
+}
+
+TEST_CASE("scan results are bit-equal for 1, 2, 3 and 7 threads and do not depend on the batch") {
+  const Restore restore;
+  for (const bool constant : {false, true}) {
+    Options o = everything({3, 37, 200, 16, 2});
+    o.constant_B = o.constant_C = constant;
+    const Values values(o, 11);
+    Results first;
+    for (const int threads : {1, 2, 3, 7}) {
+      set_num_threads(threads);
+      Problem<float> problem(values);
+      const Results r = run_kernel(problem);
+      if (threads == 1) first = r;
+      CHECK_MESSAGE(same_bits(r, first), threads, " threads");
+    }
+    set_num_threads(0);
+    // Sample 0 alone.
+    Values alone = values;
+    alone.o.shape.batch = 1;
+    const int64_t row = 37 * 200;
+    for (auto* v : {&alone.u, &alone.delta, &alone.z, &alone.dout}) v->resize(row);
+    for (auto* v : {&alone.initial, &alone.dlast}) v->resize(200 * 16);
+    if (!constant) {
+      for (auto* v : {&alone.B, &alone.C}) v->resize(37 * 2 * 16);
+    }
+    Problem<float> problem(alone);
+    Results one = run_kernel(problem), batch = first;
+    for (size_t k = 0; k < one.size(); k++) {
+      const std::string& name = one[k].name;
+      const bool over_batch = name == "dA" || name == "dD" || name == "dbias" || (constant && (name == "dB" || name == "dC"));
+      batch[k].values.resize(over_batch ? 0 : one[k].values.size());
+      if (over_batch) one[k].values.clear();
+    }
+    CHECK(same_bits(one, batch));
+  }
+}
+
+TEST_CASE("scan kernel gives the golden values of the definition") {
+  Options o;
+  o.shape = {1, 3, 1, 2, 1};
+  o.softplus = o.bias = o.skip = o.gate = true;
+  Values v(o, 1);
+  v.u = {1, -.5, 2}, v.delta = {0, 1, -1}, v.bias = {.1}, v.A = {-1, -2};
+  v.B = {1, .5, -1, 2, .3, .7}, v.C = {.2, -.4, 1, 1, .5, -1}, v.D = {.5}, v.z = {.3, -1, 2}, v.dout = {1, 1, 1};
+  const Results golden = {
+      {"out", {.08616638, .19755041, 2.86592137}},
+      {"last_state", {.83002446, -.21187859}},
+      {"du", {.12567026, -3.84689175, .55026101}},
+      {"ddelta", {.02785977, .99437763, -1.42148142}},
+      {"dz", {.32389001, -.05312949, 1.77458688}},
+      {"dA", {.28004671, .37703125}},
+      {"dB", {.09207355, -.10513934, -.24782028, .80419512, .60097467, -1.20194934}},
+      {"dC", {.12828393, .06414196, -.23655367, .36686872, 1.46216623, -.37324409}},
+      {"dD", {3.82999178}},
+      {"dbias", {-.39924403}},
+      {"dinitial", {}}};
+  const Restore restore;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    Problem<double> problem(v);
+    const Results got = run_kernel(problem);
+    for (size_t k = 0; k < golden.size(); k++) {
+      CAPTURE(golden[k].name);
+      CAPTURE(isa);
+      REQUIRE(got[k].values.size() == golden[k].values.size());
+      for (size_t i = 0; i < golden[k].values.size(); i++) {
+        CHECK(std::abs(got[k].values[i] - golden[k].values[i]) < 6e-9);
+      }
+    }
+  }
+}
+
+TEST_CASE("scan kernel holds at large steps, strong, absent and growing decay") {
+  const Restore restore;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    const auto check = [&](const std::string& what, auto change, double forward = 2e-6) {
+      CAPTURE(what);
+      Options o;
+      o.shape = {1, 20, 20, 4, 1};
+      o.initial = o.last = true;
+      Values v(o, 3);
+      change(v);
+      check_against<float>(run_oracle(v), v, false, forward, 1e-5);
+    };
+    const auto fill = [](std::vector<double>& v, double x) { std::fill(v.begin(), v.end(), x); };
+    check("dt above the softplus threshold", [&](Values& v) {
+      v.o.softplus = true;
+      for (size_t i = 0; i < v.delta.size(); i++) v.delta[i] = 18 + static_cast<double>(i % 5);
+    });
+    check("A dt = -100", [&](Values& v) { fill(v.A, -100), fill(v.delta, 1); });
+    check("A dt = -1e8", [&](Values& v) { fill(v.A, -1e4), fill(v.delta, 1e4); });
+    check("A = 0", [&](Values& v) { fill(v.A, 0); });
+    check("A > 0", [&](Values& v) { fill(v.A, 2.5); });
+    check("small steps", [&](Values& v) { fill(v.delta, 1e-6); });
+    check("zero steps keep the state", [&](Values& v) { fill(v.delta, 0); });
+    // 20 growing factors, each rounded, multiply up: 20 times 1e-7 (2.01e-6 seen without fused multiply-adds).
+    check("negative steps", [&](Values& v) { fill(v.delta, -0.125); }, 4e-6);
+  }
+}
+
+TEST_CASE("scan decay overflows to infinity and never below zero") {
+  const Restore restore;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    Options o;
+    o.shape = {1, 1, 6, 1, 1};
+    o.initial = true;
+    Values v(o, 1);
+    v.u.assign(6, 0), v.B.assign(1, 0), v.C.assign(1, 1), v.delta.assign(6, 1), v.initial.assign(6, 1);
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    v.A = {100, 1e30, kInfinity, -kInfinity, -1e30, NAN};
+    Problem<float> problem(v);
+    scan(problem.forward_params());
+    const auto y = problem.out.values();
+    for (int i = 0; i < 3; i++) CHECK(y[i] == kInfinity);
+    CHECK(std::abs(y[3]) < 1e-37);
+    CHECK(std::abs(y[4]) < 1e-37);
+    CHECK(std::isnan(y[5]));
+  }
+}
+
+TEST_CASE("scan denormals count as zero and cost nothing else") {
+  Options o;
+  o.shape = {1, 40, 16, 16, 1};
+  Values v(o, 2);
+  for (double& x : v.u) x *= 1e-40;
+  Problem<float> problem(v);
+  for (const auto& r : run_kernel(problem)) {
+    if (r.name == "out" || r.name == "last_state") {
+      for (const double x : r.values) CHECK(std::abs(x) < 1.2e-38);
+    }
+  }
+}
+
+TEST_CASE("a NaN stays in its sample and channel, from its token on") {
+  const Restore restore;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    for (const int which : {0, 1, 2}) {
+      CAPTURE(which);
+      const Options o = everything({2, 20, 21, 5, 1});
+      Values v(o, 4);
+      const int64_t at = 0 * 20 * 21 + 7 * 21 + 3;  // sample 0, token 7, channel 3
+      (which == 0 ? v.u : which == 1 ? v.delta : v.z)[at] = NAN;
+      Problem<float> problem(v);
+      run_kernel(problem);
+      const auto out = problem.out.values(), du = problem.du.values(), dB = problem.dB.values();
+      for (int64_t b = 0; b < 2; b++) {
+        for (int64_t t = 0; t < 20; t++) {
+          for (int64_t d = 0; d < 21; d++) {
+            const int64_t i = (b * 20 + t) * 21 + d;
+            const bool hit = b == 0 && d == 3 && (which == 2 ? t == 7 : t >= 7);
+            if (std::isnan(out[i]) != hit) FAIL_CHECK("out at " << b << "," << t << "," << d);
+            if (!(b == 0 && d == 3) && std::isnan(du[i])) FAIL_CHECK("du at " << b << "," << t << "," << d);
+          }
+        }
+      }
+      for (int64_t i = 20 * 5; i < 2 * 20 * 5; i++) CHECK(!std::isnan(dB[i]));
+    }
+  }
+}
+
+TEST_CASE("reverse equals flipping, and order equals gather, scan, scatter, bit for bit") {
+  const Restore restore;
+  for (const bool reverse : {false, true}) {
+    Options o = everything({2, 37, 20, 8, 2});
+    o.order = true;
+    o.reverse = reverse;
+    const Values v(o, 9);
+    const auto [B, L, D, N, G] = o.shape;
+    Problem<float> direct(v);
+    const Results got = run_kernel(direct);
+    Values gathered = v;
+    gathered.o.order = gathered.o.reverse = false;
+    const auto token = [&](int64_t s) { return v.order[reverse ? L - 1 - s : s]; };
+    const auto gather = [&](const std::vector<double>& from, int64_t width) {
+      std::vector<double> to(from.size());
+      for (int64_t r = 0; r < B * L; r++) {
+        std::copy_n(from.begin() + (r / L * L + token(r % L)) * width, width, to.begin() + r * width);
+      }
+      return to;
+    };
+    gathered.u = gather(v.u, D), gathered.delta = gather(v.delta, D), gathered.z = gather(v.z, D);
+    gathered.dout = gather(v.dout, D), gathered.B = gather(v.B, G * N), gathered.C = gather(v.C, G * N);
+    Problem<float> plain(gathered);
+    const Results want = run_kernel(plain);
+    for (size_t k = 0; k < want.size(); k++) {
+      const std::string& name = want[k].name;
+      CAPTURE(name);
+      const bool per_token = name == "out" || name == "du" || name == "ddelta" || name == "dz";
+      const bool matrix = name == "dB" || name == "dC";
+      const auto moved = per_token ? gather(got[k].values, D) : matrix ? gather(got[k].values, G * N) : got[k].values;
+      CHECK(moved == want[k].values);
+    }
+  }
+}
+
+TEST_CASE("an order that is no permutation gives NaN and touches nothing else") {
+  Options o = everything({1, 5, 7, 3, 1});
+  o.order = true;
+  for (const int32_t wrong : {-1, 5, 1 << 30}) {
+    Values v(o, 1);
+    v.order[2] = wrong;
+    Problem<float> problem(v);
+    for (const auto& r : run_kernel(problem)) {
+      for (const double x : r.values) CHECK(std::isnan(x));
+    }
+    CHECK(problem.gaps_untouched());
+  }
+}
+
+TEST_CASE("scan in pieces with carried state equals the whole, and so do single steps") {
+  const Restore restore;
+  const Options o = everything({2, 70, 20, 16, 2});
+  const Values v(o, 21);
+  const auto [B, L, D, N, G] = o.shape;
+  Problem<double> whole(v);
+  scan(whole.forward_params());
+  for (const int64_t cut : {1, 15, 16, 17, 32, 69}) {
+    CAPTURE(cut);
+    Problem<double> parts(v);
+    ScanParams<double> first = parts.forward_params(), second = first;
+    first.checkpoints = second.checkpoints = nullptr;
+    first.shape.length = cut;
+    second.shape.length = L - cut;
+    second.u.data += cut * second.u.token, second.delta.data += cut * second.delta.token;
+    second.z.data += cut * second.z.token, second.out.data += cut * second.out.token;
+    second.B.data += cut * second.B.token, second.C.data += cut * second.C.token;
+    scan(first);
+    const std::vector<double> state(first.last_state, first.last_state + B * D * N);
+    second.initial_state = state.data();
+    scan(second);
+    CHECK(error(parts.out.values(), whole.out.values()) < 1e-14);
+    CHECK(error(parts.last.values(), whole.last.values()) < 1e-14);
+  }
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    Problem<float> p(v);
+    std::vector<float> state = p.initial.data, u(B * D), delta(B * D), z(B * D), b(B * G * N), c(B * G * N), out(B * D);
+    state.erase(state.begin());
+    std::vector<double> y(B * L * D);
+    for (int64_t t = 0; t < L; t++) {
+      for (int64_t i = 0; i < B; i++) {
+        std::copy_n(p.u.row(i * L + t), D, u.data() + i * D);
+        std::copy_n(p.delta.row(i * L + t), D, delta.data() + i * D);
+        std::copy_n(p.z.row(i * L + t), D, z.data() + i * D);
+        std::copy_n(p.B.row(i * L + t), G * N, b.data() + i * G * N);
+        std::copy_n(p.C.row(i * L + t), G * N, c.data() + i * G * N);
+      }
+      ScanStepParams<float> s;
+      s.batch = B, s.channels = D, s.state_size = N, s.groups = G, s.softplus = true;
+      s.state = s.next_state = state.data();
+      s.next_state = state.data();
+      s.u = u.data(), s.delta = delta.data(), s.z = z.data(), s.A = p.A.get(), s.B = b.data(), s.C = c.data();
+      s.D = p.D.get(), s.delta_bias = p.bias.get(), s.out = out.data();
+      scan_step(s);
+      for (int64_t i = 0; i < B; i++) std::copy_n(out.data() + i * D, D, y.begin() + (i * L + t) * D);
+    }
+    CHECK(error(y, whole.out.values()) < 2e-6);
+    CHECK(error(std::vector<double>(state.begin(), state.end() - 1), whole.last.values()) < 2e-6);
+  }
+}
+
+TEST_CASE("scan step matches its definition for odd sizes, constant B and C included") {
+  const Restore restore;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const int64_t N : {1, 3, 8, 16, 17, 64}) {
+      for (const int64_t D : {1, 7, 64, 150}) {
+        CAPTURE(isa);
+        CAPTURE(N);
+        CAPTURE(D);
+        Options o = everything({3, 1, D, N, 1});
+        o.constant_B = N % 2 == 0;
+        o.constant_C = D % 2 == 0;
+        const Values v(o, 31);
+        const auto run = [&](auto tag, auto step) {
+          using T = decltype(tag);
+          Problem<T> p(v);
+          ScanStepParams<T> s;
+          s.batch = 3, s.channels = D, s.state_size = N, s.softplus = true;
+          s.constant_B = o.constant_B, s.constant_C = o.constant_C;
+          // Length 1 and gap 0, but delta has a gap of 1: pack it.
+          std::vector<T> delta;
+          for (const double x : p.delta.values()) delta.push_back(static_cast<T>(x));
+          s.state = p.initial.get(), s.u = p.u.get(), s.delta = delta.data(), s.z = p.z.get(), s.A = p.A.get();
+          s.B = p.B.get(), s.C = p.C.get(), s.D = p.D.get(), s.delta_bias = p.bias.get();
+          s.out = p.out.get(), s.next_state = p.last.get();
+          step(s);
+          CHECK(p.gaps_untouched());
+          return p.forward_results();
+        };
+        const Results want = run(double{}, [](auto& s) { scan_step_reference(s); });
+        const Results single = run(float{}, [](auto& s) { scan_step(s); });
+        const Results exact = run(double{}, [](auto& s) { scan_step(s); });
+        for (int k = 0; k < 2; k++) {
+          CHECK(error(single[k].values, want[k].values) < 2e-6);
+          CHECK(error(exact[k].values, want[k].values) < 1e-13);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,198 @@
+// Forward scan for one instruction set. Included once per target by cpu.cc.
+//
+// One task is one sample and one unit of panels of 16 channels. Time goes in
+// blocks of 16 tokens outside, channel blocks (one vector of channels) inside,
+// tokens inside that, so that the rows of a block stay in L1 and in few pages.
+// A tile of up to 16 states of one channel block lives in registers for the
+// whole block; A is a panel {N, 16} in L1, B_t[n] and C_t[n] are broadcast from
+// memory, and no lane sum is needed. What depends on (token, channel) alone -
+// softplus, dt u, the gate - is done once for all states, before and after.
+
+HWY_BEFORE_NAMESPACE();
+namespace aspis::kernel::HWY_NAMESPACE {
+
+// Vectors of one channel block, one row per token of the time block.
+template <typename T>
+struct ForwardRows {
+  HWY_ALIGN T step[kSegment * kPanel];  // dt kScale
+  HWY_ALIGN T dtu[kSegment * kPanel];   // dt u
+  HWY_ALIGN T y[kSegment * kPanel];     // sum_n C x
+};
+
+// State n of the constant B or C is a vector of channels at `panel`; else B_t[n]
+// is one number of the row.
+template <bool kConstant, class D, class T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> matrix_value(D d, const T* row, const T* panel, int64_t n) {
+  if constexpr (kConstant) {
+    return hn::Load(d, panel + n * kPanel);
+  } else {
+    return hn::Set(d, row[n]);
+  }
+}
+
+// Runs states [n0, n0 + kStates) over the time block. `A`, `state`, `B_panel`
+// and `C_panel` point at the block's channel within row 0 of their panel.
+template <int kStates, bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
+HWY_NOINLINE void forward_tile(const DecayExp<D>& decay, const TimeBlock<T>& time, int64_t n0, const T* A, T* state,
+                               const T* B_panel, const T* C_panel, ForwardRows<T>* rows) {
+  using V = hn::Vec<D>;
+  const D d;
+  const DecayExp<D> exp = decay;
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  A += n0 * kPanel;
+  state += n0 * kPanel;
+  V x[kStates];
+  HWY_UNROLL(16) for (int n = 0; n < kStates; n++) x[n] = hn::Load(d, state + n * kPanel);
+  for (int64_t i = 0; i < time.count; i++) {
+    const V step = hn::Load(d, rows->step + i * kLanes);
+    const V dtu = hn::Load(d, rows->dtu + i * kLanes);
+    const T* B = kConstB ? nullptr : time.B[i];
+    const T* C = kConstC ? nullptr : time.C[i];
+    V y[2] = {hn::Zero(d), hn::Zero(d)};
+    if (n0 != 0) y[0] = hn::Load(d, rows->y + i * kLanes);
+    HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
+      const V a = exp(step, hn::Load(d, A + n * kPanel));
+      const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, B_panel, n0 + n));
+      x[n] = hn::MulAdd(a, x[n], b);
+      y[n & 1] = hn::MulAdd(x[n], matrix_value<kConstC>(d, C, C_panel, n0 + n), y[n & 1]);
+    }
+    hn::Store(hn::Add(y[0], y[1]), d, rows->y + i * kLanes);
+  }
+  HWY_UNROLL(16) for (int n = 0; n < kStates; n++) hn::Store(x[n], d, state + n * kPanel);
+}
+
+template <bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
+HWY_INLINE void forward_states(const DecayExp<D>& exp, const TimeBlock<T>& time, int64_t states, const T* A, T* state,
+                               const T* B_panel, const T* C_panel, ForwardRows<T>* rows) {
+  // Constant matrices are rare: two tile sizes keep the code small.
+  constexpr bool kAllSizes = !kConstB && !kConstC;
+  constexpr int kLargest = kAllSizes ? (kManyRegisters ? 16 : 8) : 4;
+  int64_t n = 0;
+  for (; n + kLargest <= states; n += kLargest) {
+    forward_tile<kLargest, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
+  }
+  if constexpr (kAllSizes) {
+    if (kLargest > 8 && states - n >= 8) {
+      forward_tile<8, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
+      n += 8;
+    }
+    if (states - n >= 4) {
+      forward_tile<4, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
+      n += 4;
+    }
+    if (states - n >= 2) {
+      forward_tile<2, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
+      n += 2;
+    }
+  }
+  for (; n < states; n++) {
+    forward_tile<1, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
+  }
+}
+
+// dt and dt u of one channel block. The next time block's rows are prefetched:
+// the hardware does not follow 64-byte pieces that are a row apart.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void forward_prologue(D d, const ScanParams<T>& p, int64_t b, const TimeBlock<T>& time,
+                                 const TimeBlock<T>& next, int64_t channel, int64_t valid, ForwardRows<T>* rows) {
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  const auto bias = p.delta_bias ? load_channels(d, p.delta_bias + channel, valid) : hn::Zero(d);
+  for (int64_t i = 0; i < time.count; i++) {
+    const auto u = load_channels(d, p.u.row(b, time.token[i]) + channel, valid);
+    auto dt = hn::Add(load_channels(d, p.delta.row(b, time.token[i]) + channel, valid), bias);
+    if (p.softplus) dt = simd::Softplus(d, dt);
+    hn::Store(clamp_step(d, dt), d, rows->step + i * kLanes);
+    hn::Store(hn::Mul(dt, u), d, rows->dtu + i * kLanes);
+  }
+  for (int64_t i = 0; i < next.count; i++) {
+    hwy::Prefetch(p.u.row(b, next.token[i]) + channel);
+    hwy::Prefetch(p.delta.row(b, next.token[i]) + channel);
+    if (p.z) hwy::Prefetch(p.z.row(b, next.token[i]) + channel);
+  }
+}
+
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void forward_epilogue(D d, const ScanParams<T>& p, int64_t b, const TimeBlock<T>& time, int64_t channel,
+                                 int64_t valid, const ForwardRows<T>& rows) {
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  const auto skip = p.D ? load_channels(d, p.D + channel, valid) : hn::Zero(d);
+  for (int64_t i = 0; i < time.count; i++) {
+    const int64_t t = time.token[i];
+    auto y = hn::Load(d, rows.y + i * kLanes);
+    if (p.D) y = hn::MulAdd(skip, load_channels(d, p.u.row(b, t) + channel, valid), y);
+    if (p.z) y = hn::Mul(y, simd::Silu(d, load_channels(d, p.z.row(b, t) + channel, valid)));
+    store_channels(y, d, p.out.row(b, t) + channel, valid);
+  }
+}
+
+// Elements of scratch that a worker needs for the panels of one unit: A, state,
+// constant B and C.
+inline int64_t forward_scratch(const ScanShape& s, int64_t unit_panels) { return 4 * unit_panels * s.panel_size(); }
+
+// Sample b, unit `index`. With out = null only the checkpoints are made.
+template <class D, class T = hn::TFromD<D>>
+void forward_unit(D d, const ScanParams<T>& p, int64_t b, int64_t index, T* scratch) {
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  const ScanShape& s = p.shape;
+  const int64_t N = s.state, size = s.panel_size();
+  const Unit unit = unit_of(s, index);
+  T *A = scratch, *state = A + unit.count * size, *B = state + unit.count * size, *C = B + unit.count * size;
+  load_matrix_panels(s, unit, p.A, true, A);
+  if (p.B.constant) load_matrix_panels(s, unit, p.B.data, false, B);
+  if (p.C.constant) load_matrix_panels(s, unit, p.C.data, false, C);
+  if (p.initial_state) {
+    load_matrix_panels(s, unit, p.initial_state + b * s.channels * N, false, state);
+  } else {
+    std::fill(state, state + unit.count * size, T(0));
+  }
+  const DecayExp<D> exp;
+  ForwardRows<T> rows;
+  TimeBlock<T> time, next;
+  fill_time_block(p, b, unit.group, 0, &time);
+  for (int64_t first = 0; first < s.length; first += kSegment) {
+    next.count = 0;
+    if (first + kSegment < s.length) fill_time_block(p, b, unit.group, first + kSegment, &next);
+    for (int64_t i = 0; i < unit.count; i++) {
+      T* panel_state = state + i * size;
+      if (p.checkpoints) {
+        const int64_t segment = b * s.segments() + first / kSegment;
+        std::memcpy(p.checkpoints + (segment * s.panels() + unit.panel(s, i)) * size, panel_state, size * sizeof(T));
+      }
+      const int64_t channels = unit.channels(s, i);
+      for (int64_t c = 0; c < channels; c += kLanes) {
+        const int64_t channel = unit.channel(s, i) + c, valid = channels - c, at = i * size + c;
+        forward_prologue(d, p, b, time, next, channel, valid, &rows);
+        const auto run = [&](auto const_b, auto const_c) HWY_ATTR {
+          forward_states<decltype(const_b)::value, decltype(const_c)::value, D>(exp, time, N, A + at, state + at, B + at,
+                                                                                C + at, &rows);
+        };
+        if (HWY_LIKELY(!p.B.constant && !p.C.constant)) {
+          run(std::false_type(), std::false_type());
+        } else if (!p.B.constant) {
+          run(std::false_type(), std::true_type());
+        } else if (!p.C.constant) {
+          run(std::true_type(), std::false_type());
+        } else {
+          run(std::true_type(), std::true_type());
+        }
+        if (p.out) forward_epilogue(d, p, b, time, channel, valid, rows);
+      }
+    }
+    time = next;
+  }
+  if (p.last_state) {
+    for (int64_t i = 0; i < unit.count; i++) {
+      from_panel(state + i * size, unit.channels(s, i), N, p.last_state + (b * s.channels + unit.channel(s, i)) * N);
+    }
+  }
+}
+
+void forward_unit_f32(const ScanParams<float>& p, int64_t b, int64_t unit, float* scratch) {
+  forward_unit(hn::ScalableTag<float>(), p, b, unit, scratch);
+}
+void forward_unit_f64(const ScanParams<double>& p, int64_t b, int64_t unit, double* scratch) {
+  forward_unit(hn::ScalableTag<double>(), p, b, unit, scratch);
+}
+
+}  // namespace aspis::kernel::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();

@@ -1,0 +1,427 @@
+#include "aspis/ops/selective_scan/selective_scan.h"
+
+#include <atomic>
+
+#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/selective_scan/composed.h"
+#include "aspis/ops/selective_scan/kernel/cpu.h"
+
+namespace aspis {
+namespace {
+
+constexpr const char* kName = "selective_scan";
+
+// Inputs of both primitives; absent ones are placeholders. The backward one has
+// the checkpoints and the cotangents behind them.
+enum Input { kU, kDelta, kA, kB, kC, kD, kZ, kBias, kInitial, kOrder, kInputs };
+enum BackwardInput { kCheckpoints = kInputs, kDout, kDlast };
+
+struct Config {
+  bool softplus = false, reverse = false;
+  bool D = false, z = false, bias = false, initial = false, order = false;
+  bool operator==(const Config&) const = default;
+
+  bool has(int input) const {
+    switch (input) {
+      case kD: return D;
+      case kZ: return z;
+      case kBias: return bias;
+      case kInitial: return initial;
+      case kOrder: return order;
+      default: return true;
+    }
+  }
+};
+
+// States every few tokens, for the backward pass. The forward primitive learns
+// from its vjp, at graph-building time, that they will be needed; an inference
+// pass neither computes nor stores them. If it ran before anyone asked for a
+// gradient, the backward pass makes them itself.
+struct CheckpointPlan {
+  std::atomic<bool> wanted{false}, filled{false};
+};
+
+kernel::ScanShape shape_of(const Arrays& in) {
+  kernel::ScanShape s;
+  s.batch = in[kU].shape(0), s.length = in[kU].shape(1), s.channels = in[kU].shape(2);
+  s.state = in[kA].shape(1);
+  s.groups = 1;
+  for (const int i : {kB, kC}) {
+    if (in[i].ndim() == 4) s.groups = in[i].shape(2);
+  }
+  return s;
+}
+
+mx::Shape checkpoint_shape(const kernel::ScanShape& s) {
+  return {static_cast<int>(s.batch), static_cast<int>(s.segments()), static_cast<int>(s.panels()),
+          static_cast<int>(s.panel_size())};
+}
+
+template <typename T>
+kernel::ScanRows<const T> rows_of(mx::cpu::CommandEncoder& encoder, const mx::array& a, const char* name) {
+  const auto r = ops::strided<T>(encoder, a, name);
+  return {r.data, r[0], r[1]};
+}
+
+template <typename T>
+kernel::ScanRows<T> dense_rows(mx::array& a) {
+  return {a.data<T>(), int64_t{a.shape(1)} * a.shape(2), a.shape(2)};
+}
+
+template <typename T>
+kernel::ScanMatrix<const T> matrix_of(mx::cpu::CommandEncoder& encoder, const mx::array& a, const char* name) {
+  kernel::ScanMatrix<const T> m;
+  if (a.ndim() == 2) {
+    m.data = ops::packed<T>(encoder, a, name);
+    m.constant = true;
+    return m;
+  }
+  const auto r = ops::strided<T>(encoder, a, name);
+  m.data = r.data, m.batch = r[0], m.token = r[1], m.group = r[2];
+  return m;
+}
+
+template <typename T>
+kernel::ScanParams<T> params_of(mx::cpu::CommandEncoder& encoder, const Config& config, const Arrays& in,
+                                const char* name) {
+  kernel::ScanParams<T> p;
+  p.shape = shape_of(in);
+  p.softplus = config.softplus, p.reverse = config.reverse;
+  p.u = rows_of<T>(encoder, in[kU], name);
+  p.delta = rows_of<T>(encoder, in[kDelta], name);
+  p.A = ops::packed<T>(encoder, in[kA], name);
+  p.B = matrix_of<T>(encoder, in[kB], name);
+  p.C = matrix_of<T>(encoder, in[kC], name);
+  if (config.D) p.D = ops::packed<T>(encoder, in[kD], name);
+  if (config.z) p.z = rows_of<T>(encoder, in[kZ], name);
+  if (config.bias) p.delta_bias = ops::packed<T>(encoder, in[kBias], name);
+  if (config.initial) p.initial_state = ops::packed<T>(encoder, in[kInitial], name);
+  if (config.order) p.order = ops::packed<int32_t>(encoder, in[kOrder], name);
+  return p;
+}
+
+// Gradients of the inputs that are there and have one, in their order.
+class SelectiveScanVjp : public ops::CpuPrimitive {
+ public:
+  SelectiveScanVjp(mx::Stream stream, const Config& config, std::shared_ptr<CheckpointPlan> plan)
+      : CpuPrimitive(stream), config_(config), plan_(std::move(plan)) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      kernel::ScanVjpParams<T> q;
+      q.in = params_of<T>(encoder, config_, in, name());
+      q.recompute = !plan_->filled;
+      if (q.recompute) {
+        const auto bytes = static_cast<size_t>(q.in.shape.checkpoint_size()) * sizeof(T);
+        q.in.checkpoints = static_cast<T*>(ops::allocate_scratch(encoder, bytes, name()));
+      } else {
+        q.in.checkpoints = const_cast<T*>(in[kCheckpoints].data<T>());
+      }
+      q.dout = rows_of<T>(encoder, in[kDout], name());
+      q.dlast_state = ops::packed<T>(encoder, in[kDlast], name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      size_t i = 0;
+      q.du = dense_rows<T>(out[i++]);
+      q.ddelta = dense_rows<T>(out[i++]);
+      q.dA = out[i++].data<T>();
+      q.dB = out[i++].data<T>();
+      q.dC = out[i++].data<T>();
+      if (config_.D) q.dD = out[i++].data<T>();
+      if (config_.z) q.dz = dense_rows<T>(out[i++]);
+      if (config_.bias) q.ddelta_bias = out[i++].data<T>();
+      if (config_.initial) q.dinitial_state = out[i++].data<T>();
+      const int64_t work = kernel::scan_vjp_workspace(q.in.shape, q.in.B.constant, q.in.C.constant);
+      q.workspace = static_cast<T*>(ops::allocate_scratch(encoder, static_cast<size_t>(work) * sizeof(T), name()));
+      encoder.dispatch([q] { kernel::scan_vjp(q); });
+    });
+  }
+
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    std::vector<mx::Shape> shapes;
+    for (int i = kU; i <= kInitial; i++) {
+      if (config_.has(i)) shapes.push_back(in[i].shape());
+    }
+    return shapes;
+  }
+  const char* name() const override { return "selective_scan_vjp"; }
+
+ private:
+  const Config config_;
+  const std::shared_ptr<CheckpointPlan> plan_;
+};
+
+// Outputs: out, last_state, and the checkpoints, which only the backward pass sees.
+class SelectiveScan : public ops::CpuPrimitive {
+ public:
+  SelectiveScan(mx::Stream stream, const Config& config)
+      : CpuPrimitive(stream), config_(config), plan_(std::make_shared<CheckpointPlan>()) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      auto p = params_of<T>(encoder, config_, in, name());
+      ops::allocate(encoder, out[0], name());
+      ops::allocate(encoder, out[1], name());
+      p.out = dense_rows<T>(out[0]);
+      p.last_state = out[1].data<T>();
+      if (plan_->wanted) {
+        ops::allocate(encoder, out[2], name());
+        p.checkpoints = out[2].data<T>();
+        plan_->filled = true;
+      } else {
+        // Nobody reads it: a stub keeps the engine's bookkeeping whole.
+        out[2].set_data(mx::allocator::malloc(sizeof(T)));
+      }
+      encoder.dispatch([p] { kernel::scan(p); });
+    });
+  }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override {
+    plan_->wanted = true;
+    Arrays inputs = primals;
+    inputs.push_back(outputs[2]);
+    inputs.push_back(cotangents[0]);
+    inputs.push_back(cotangents[1]);
+    const auto primitive = std::make_shared<SelectiveScanVjp>(stream(), config_, plan_);
+    const auto shapes = primitive->output_shapes(inputs);
+    const std::vector<mx::Dtype> dtypes(shapes.size(), primals[kU].dtype());
+    const Arrays gradients = mx::array::make_arrays(shapes, dtypes, primitive, inputs);
+    Arrays result;
+    for (const int wanted : argnums) {
+      if (wanted == kOrder || !config_.has(wanted)) {
+        result.push_back(mx::zeros_like(primals[wanted], stream()));
+        continue;
+      }
+      size_t place = 0;
+      for (int i = kU; i < wanted; i++) place += config_.has(i);
+      result.push_back(gradients[place]);
+    }
+    return result;
+  }
+
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    return {in[kU].shape(), {in[kU].shape(0), in[kU].shape(2), in[kA].shape(1)}, checkpoint_shape(shape_of(in))};
+  }
+  const char* name() const override { return kName; }
+
+ private:
+  const Config config_;
+  const std::shared_ptr<CheckpointPlan> plan_;
+};
+
+class SelectiveScanStep : public ops::CpuPrimitive {
+ public:
+  SelectiveScanStep(mx::Stream stream, const Config& config, int groups)
+      : CpuPrimitive(stream), config_(config), groups_(groups) {}
+
+  // Inputs as above with the state in kInitial.
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name()); };
+      kernel::ScanStepParams<T> p;
+      p.batch = in[kU].shape(0), p.channels = in[kU].shape(1), p.state_size = in[kA].shape(1);
+      p.groups = groups_;
+      p.softplus = config_.softplus;
+      p.state = get(kInitial), p.u = get(kU), p.delta = get(kDelta), p.A = get(kA), p.B = get(kB), p.C = get(kC);
+      p.constant_B = in[kB].ndim() == 2, p.constant_C = in[kC].ndim() == 2;
+      if (config_.D) p.D = get(kD);
+      if (config_.z) p.z = get(kZ);
+      if (config_.bias) p.delta_bias = get(kBias);
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      p.out = out[0].data<T>();
+      p.next_state = out[1].data<T>();
+      encoder.dispatch([p] { kernel::scan_step(p); });
+    });
+  }
+
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[kU].shape(), in[kInitial].shape()}; }
+  const char* name() const override { return "selective_scan_step"; }
+
+ private:
+  const Config config_;
+  const int groups_;
+};
+
+[[noreturn]] void refuse(const char* op, std::string required, std::string got, std::string hint = {}) {
+  throw Error(ErrorKind::kUsage, {.where = op, .required = std::move(required), .got = std::move(got), .hint = std::move(hint)});
+}
+
+// B or C as {B, L, G, N} or {D, N}; `rows` are the axes before the groups.
+mx::array normal_matrix(const char* op, const char* name, const mx::array& m, const mx::Shape& rows, int channels,
+                        int state, mx::Stream stream) {
+  const auto outer = static_cast<int>(rows.size());
+  const bool constant = m.ndim() == 2 && m.shape() == mx::Shape{channels, state} && !(outer == 1 && m.shape(0) == rows[0] && channels != rows[0]);
+  mx::Shape plain = rows;
+  plain.push_back(state);
+  // A step of a batch as large as the channels: {B, N} and {D, N} look alike; per-token wins.
+  if (m.shape() == plain) return mx::expand_dims(m, outer, stream);
+  if (constant) return m;
+  const bool fits = static_cast<int>(m.ndim()) == outer + 2 && std::equal(rows.begin(), rows.end(), m.shape().begin()) &&
+                    m.shape(outer + 1) == state && m.shape(outer) >= 1;
+  if (!fits) {
+    refuse(op, std::string(name) + (outer == 2 ? " must have shape {B, L, N}, {B, L, G, N} or {D, N} = " : " must have shape {B, N}, {B, G, N} or {D, N} = ") +
+                   ops::to_string(plain) + ", with groups, or " + ops::to_string({channels, state}),
+           ops::to_string(m.shape()));
+  }
+  if (channels % m.shape(outer) != 0) {
+    refuse(op, std::string("the groups of ") + name + " must divide D = " + std::to_string(channels), std::to_string(m.shape(outer)));
+  }
+  return m;
+}
+
+int groups_of(const char* op, const mx::array& B, const mx::array& C, int axis) {
+  int groups = 1;
+  bool known = false;
+  for (const mx::array* m : {&B, &C}) {
+    if (m->ndim() == 2) continue;
+    if (known && m->shape(axis) != groups) {
+      refuse(op, "B and C must have the same number of groups", std::to_string(groups) + " and " + std::to_string(m->shape(axis)));
+    }
+    groups = m->shape(axis);
+    known = true;
+  }
+  return groups;
+}
+
+void check_order(const mx::array& order, int length, mx::Stream stream) {
+  ops::require_shape(kName, "order", order, {length}, "{L}");
+  if (!mx::issubdtype(order.dtype(), mx::integer)) refuse(kName, "order must hold integers", ops::to_string(order.dtype()));
+  // Values are looked at only where that costs no evaluation.
+  const mx::array dense = mx::astype(order, mx::int32, stream);
+  if (!dense.is_available() || !dense.flags().row_contiguous) return;
+  std::vector<bool> seen(length, false);
+  for (int i = 0; i < length; i++) {
+    const int t = dense.data<int32_t>()[i];
+    if (t < 0 || t >= length || seen[t]) {
+      refuse(kName, "order must hold each of 0 .. L-1 = " + std::to_string(length - 1) + " once",
+             std::to_string(t) + " at place " + std::to_string(i));
+    }
+    seen[t] = true;
+  }
+}
+
+void check_sizes(const char* op, const mx::array& u, const mx::array& delta, const mx::array& A, int ndim,
+                 const ScanOptions& o) {
+  const char* letters = ndim == 3 ? "{B, L, D}" : "{B, D}";
+  if (static_cast<int>(u.ndim()) != ndim) refuse(op, std::string("u must have shape ") + letters, ops::to_string(u.shape()));
+  ops::require_shape(op, "delta", delta, u.shape(), letters);
+  const int channels = u.shape(-1);
+  if (A.ndim() != 2 || A.shape(0) != channels) {
+    refuse(op, "A must have shape {D, N} with D = " + std::to_string(channels), ops::to_string(A.shape()));
+  }
+  if (A.shape(1) < 1 || A.shape(1) > kernel::kScanMaxState) {
+    refuse(op, "the state size N of A must be 1 to 256", std::to_string(A.shape(1)));
+  }
+  if (o.D) ops::require_shape(op, "D", *o.D, {channels}, "{D}");
+  if (o.delta_bias) ops::require_shape(op, "delta_bias", *o.delta_bias, {channels}, "{D}");
+  if (o.z) ops::require_shape(op, "z", *o.z, u.shape(), letters);
+}
+
+mx::Dtype dtype_of(const char* op, const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
+                   const mx::array& C, const ScanOptions& o) {
+  const auto pointer = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
+  return ops::compute_dtype(op, {{"u", &u}, {"delta", &delta}, {"A", &A}, {"B", &B}, {"C", &C}, {"D", pointer(o.D)},
+                                 {"z", pointer(o.z)}, {"delta_bias", pointer(o.delta_bias)},
+                                 {"initial_state", pointer(o.initial_state)}});
+}
+
+// Every optional array in the dtype of the computation.
+ScanOptions widened(ScanOptions o, mx::Dtype dtype, mx::Stream stream) {
+  for (auto* a : {&o.D, &o.z, &o.delta_bias, &o.initial_state}) {
+    if (*a) *a = mx::astype(**a, dtype, stream);
+  }
+  if (o.order) o.order = mx::astype(*o.order, mx::int32, stream);
+  return o;
+}
+
+Config config_of(const ScanOptions& o) {
+  return {o.delta_softplus, o.reverse, o.D.has_value(), o.z.has_value(), o.delta_bias.has_value(),
+          o.initial_state.has_value(), o.order.has_value()};
+}
+
+Arrays inputs_of(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B, const mx::array& C,
+                 const ScanOptions& o) {
+  const auto or_absent = [](const std::optional<mx::array>& a) { return a.value_or(ops::absent()); };
+  return {u, delta, A, B, C, or_absent(o.D), or_absent(o.z), or_absent(o.delta_bias), or_absent(o.initial_state),
+          or_absent(o.order)};
+}
+
+std::pair<mx::array, mx::array> run(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
+                                    const mx::array& C, const ScanOptions& options, mx::Stream stream) {
+  check_sizes(kName, u, delta, A, 3, options);
+  const int batch = u.shape(0), length = u.shape(1), channels = u.shape(2), state = A.shape(1);
+  const auto wide_B = normal_matrix(kName, "B", B, {batch, length}, channels, state, stream);
+  const auto wide_C = normal_matrix(kName, "C", C, {batch, length}, channels, state, stream);
+  groups_of(kName, wide_B, wide_C, 2);
+  if (options.initial_state) {
+    ops::require_shape(kName, "initial_state", *options.initial_state, {batch, channels, state}, "{B, D, N}");
+  }
+  if (options.order) check_order(*options.order, length, stream);
+  const mx::Dtype dtype = dtype_of(kName, u, delta, A, B, C, options);
+  const ScanOptions o = widened(options, dtype, stream);
+  const auto wide = [&](const mx::array& a) { return mx::astype(a, dtype, stream); };
+  // Without tokens there is nothing to compute and the state passes through.
+  if (u.size() == 0 || ops::choose_back_end(kName, stream) == ops::BackEnd::kComposed) {
+    auto [out, last] = selective_scan_composed(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o, stream);
+    return {mx::astype(out, u.dtype(), stream), last};
+  }
+  const Arrays inputs = inputs_of(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o);
+  const auto primitive = std::make_shared<SelectiveScan>(stream, config_of(o));
+  const auto shapes = primitive->output_shapes(inputs);
+  const Arrays outputs = mx::array::make_arrays(shapes, {dtype, dtype, dtype}, primitive, inputs);
+  return {mx::astype(outputs[0], u.dtype(), stream), outputs[1]};
+}
+
+}  // namespace
+
+mx::array selective_scan(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
+                         const mx::array& C, const ScanOptions& options, mx::StreamOrDevice s) {
+  return run(u, delta, A, B, C, options, mx::to_stream(s)).first;
+}
+
+std::pair<mx::array, mx::array> selective_scan_with_state(const mx::array& u, const mx::array& delta,
+                                                          const mx::array& A, const mx::array& B, const mx::array& C,
+                                                          const ScanOptions& options, mx::StreamOrDevice s) {
+  return run(u, delta, A, B, C, options, mx::to_stream(s));
+}
+
+std::pair<mx::array, mx::array> selective_scan_step(const mx::array& state, const mx::array& u, const mx::array& delta,
+                                                    const mx::array& A, const mx::array& B, const mx::array& C,
+                                                    const ScanOptions& options, mx::StreamOrDevice s) {
+  constexpr const char* kStep = "selective_scan_step";
+  const auto stream = mx::to_stream(s);
+  check_sizes(kStep, u, delta, A, 2, options);
+  const int batch = u.shape(0), channels = u.shape(1), size = A.shape(1);
+  ops::require_shape(kStep, "state", state, {batch, channels, size}, "{B, D, N}");
+  if (options.reverse || options.order || options.initial_state) {
+    refuse(kStep, "only D, z, delta_bias and delta_softplus apply to a step", "reverse, order or initial_state",
+           "pass the state as the first argument");
+  }
+  const auto wide_B = normal_matrix(kStep, "B", B, {batch}, channels, size, stream);
+  const auto wide_C = normal_matrix(kStep, "C", C, {batch}, channels, size, stream);
+  const int groups = groups_of(kStep, wide_B, wide_C, 1);
+  ScanOptions o = options;
+  o.initial_state = state;
+  const mx::Dtype dtype = dtype_of(kStep, u, delta, A, B, C, o);
+  o = widened(o, dtype, stream);
+  const auto wide = [&](const mx::array& a) { return mx::astype(a, dtype, stream); };
+  if (u.size() == 0 || ops::choose_back_end(kName, stream) == ops::BackEnd::kComposed) {
+    const auto token = [&](const mx::array& a) { return mx::expand_dims(wide(a), 1, stream); };
+    const auto per_token = [&](const mx::array& m) { return m.ndim() == 2 ? wide(m) : token(m); };
+    if (o.z) o.z = mx::expand_dims(*o.z, 1, stream);
+    auto [out, last] = selective_scan_composed(token(u), token(delta), wide(A), per_token(wide_B), per_token(wide_C), o, stream);
+    return {mx::astype(mx::squeeze(out, 1, stream), u.dtype(), stream), last};
+  }
+  const Arrays inputs = inputs_of(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o);
+  const auto primitive = std::make_shared<SelectiveScanStep>(stream, config_of(o), groups);
+  const Arrays outputs = mx::array::make_arrays(primitive->output_shapes(inputs), {dtype, dtype}, primitive, inputs);
+  return {mx::astype(outputs[0], u.dtype(), stream), outputs[1]};
+}
+
+}  // namespace aspis
