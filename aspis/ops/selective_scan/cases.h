@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "aspis/ops/harness/op_case.h"
+
+namespace aspis {
+
+/// Options as letters: D skip, z gate, b delta bias, s softplus, i initial state,
+/// r reverse, o order, B or C constant.
+struct ScanCase {
+  int batch, length, channels, state, groups;
+  std::string options;
+  unsigned uses;
+};
+
+inline const std::vector<ScanCase> kScanCases = {
+    {1, 1, 1, 1, 1, "", harness::kCheck | harness::kGrad},
+    {2, 3, 3, 2, 1, "Dzbsi", harness::kCheck | harness::kGrad},
+    {1, 5, 4, 3, 2, "Dzbsir", harness::kCheck | harness::kGrad},
+    {2, 4, 2, 2, 1, "so", harness::kCheck | harness::kGrad},
+    {1, 4, 6, 2, 3, "Dbsior", harness::kCheck | harness::kGrad},
+    {2, 3, 3, 2, 1, "sBi", harness::kCheck | harness::kGrad},
+    {2, 3, 3, 2, 1, "DsC", harness::kCheck | harness::kGrad},
+    {1, 3, 3, 2, 1, "zbBC", harness::kCheck | harness::kGrad},
+    {2, 16, 16, 16, 1, "Dzbs", harness::kCheck},
+    {1, 33, 37, 16, 1, "Dzbsi", harness::kCheck},
+    {2, 17, 20, 7, 2, "Dzbsr", harness::kCheck},
+    {1, 70, 24, 17, 3, "zsoi", harness::kCheck},
+    {1, 19, 18, 64, 1, "Dbs", harness::kCheck},
+    {1, 300, 33, 8, 1, "Dzbs", harness::kCheck | harness::kFull},
+    {1, 40, 17, 256, 1, "Dzbsi", harness::kCheck | harness::kFull},
+    {2, 196, 1536, 16, 1, "", harness::kPerf},
+    {8, 196, 384, 16, 1, "", harness::kPerf},
+    {1, 512, 1536, 16, 1, "", harness::kPerf},
+    {2, 196, 1536, 16, 1, "Dzbs", harness::kPerf},
+    {8, 196, 384, 16, 1, "Dzbs", harness::kPerf},
+    {1, 512, 1536, 16, 1, "Dzbs", harness::kPerf},
+    {64, 49, 128, 16, 1, "Dzbso", harness::kPerf},
+};
+
+}  // namespace aspis

@@ -1,0 +1,180 @@
+#include "aspis/ops/selective_scan/selective_scan.h"
+
+#include <doctest/doctest.h>
+#include <mlx/ops.h>
+#include <mlx/random.h>
+#include <mlx/transforms.h>
+
+#include <cmath>
+
+#include "aspis/base/error.h"
+#include "aspis/ops/harness/harness_doctest.h"
+#include "aspis/ops/selective_scan/selective_scan_cases.h"
+
+using namespace aspis;
+
+namespace {
+
+mx::array normal(const mx::Shape& shape, int seed, double scale = 1, mx::Dtype dtype = mx::float32) {
+  return mx::astype(mx::multiply(mx::random::normal(shape, mx::float32, mx::random::key(seed)),
+                                 mx::array(static_cast<float>(scale))),
+                    dtype);
+}
+
+struct Problem {
+  mx::array u, delta, A, B, C;
+  ScanOptions options;
+};
+
+Problem make_problem(int batch, int length, int channels, int state) {
+  Problem p{normal({batch, length, channels}, 1),
+            normal({batch, length, channels}, 2),
+            mx::negative(mx::abs(normal({channels, state}, 3))),
+            normal({batch, length, state}, 4),
+            normal({batch, length, state}, 5),
+            {}};
+  p.options.D = normal({channels}, 6);
+  p.options.z = normal({batch, length, channels}, 7);
+  p.options.delta_bias = normal({channels}, 8, 0.3);
+  p.options.delta_softplus = true;
+  return p;
+}
+
+mx::array tokens(const mx::array& a, int from, int to) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  start[1] = from, stop[1] = to;
+  return mx::slice(a, start, stop);
+}
+
+mx::array token(const mx::array& a, int t) { return mx::squeeze(tokens(a, t, t + 1), 1); }
+
+bool near(const mx::array& a, const mx::array& b, double tolerance) {
+  return mx::allclose(a, b, tolerance, tolerance).item<bool>();
+}
+
+}  // namespace
+
+TEST_CASE("selective_scan conforms on every instruction set") { harness::expect_conforms(selective_scan_entry()); }
+
+TEST_CASE("a sequence cut anywhere, with its state carried on, gives the same as the whole") {
+  const Problem p = make_problem(2, 70, 19, 5);
+  const auto [whole, last] = selective_scan_with_state(p.u, p.delta, p.A, p.B, p.C, p.options);
+  for (const int cut : {1, 2, 15, 16, 17, 32, 33, 64, 69}) {
+    CAPTURE(cut);
+    const auto part = [&](int from, int to, const std::optional<mx::array>& state) {
+      ScanOptions o = p.options;
+      o.z = tokens(*p.options.z, from, to);
+      o.initial_state = state;
+      return selective_scan_with_state(tokens(p.u, from, to), tokens(p.delta, from, to), p.A, tokens(p.B, from, to),
+                                       tokens(p.C, from, to), o);
+    };
+    const auto [first, middle] = part(0, cut, std::nullopt);
+    const auto [second, end] = part(cut, 70, middle);
+    CHECK(near(mx::concatenate({first, second}, 1), whole, 2e-6));
+    CHECK(near(end, last, 2e-6));
+  }
+}
+
+TEST_CASE("steps one by one give the same as the whole sequence") {
+  const Problem p = make_problem(3, 12, 21, 16);
+  const auto [whole, last] = selective_scan_with_state(p.u, p.delta, p.A, p.B, p.C, p.options);
+  mx::array state = mx::zeros({3, 21, 16});
+  for (int t = 0; t < 12; t++) {
+    ScanOptions o = p.options;
+    o.z = token(*p.options.z, t);
+    auto [out, next] = selective_scan_step(state, token(p.u, t), token(p.delta, t), p.A, token(p.B, t), token(p.C, t), o);
+    CHECK(near(out, token(whole, t), 2e-6));
+    state = next;
+  }
+  CHECK(near(state, last, 2e-6));
+}
+
+TEST_CASE("a later token does not change earlier outputs in any bit") {
+  const Problem p = make_problem(1, 40, 33, 16);
+  const auto before = selective_scan(p.u, p.delta, p.A, p.B, p.C, p.options);
+  const auto mask = mx::reshape(mx::astype(mx::greater_equal(mx::arange(40), mx::array(25)), mx::float32), {1, 40, 1});
+  const auto after = selective_scan(mx::add(p.u, mask), p.delta, p.A, p.B, p.C, p.options);
+  CHECK(mx::array_equal(tokens(before, 0, 25), tokens(after, 0, 25)).item<bool>());
+  CHECK_FALSE(mx::array_equal(tokens(before, 25, 40), tokens(after, 25, 40)).item<bool>());
+}
+
+TEST_CASE("gradients are the same whether the forward pass ran before or not") {
+  const Problem p = make_problem(2, 37, 20, 8);
+  const auto grads = [&](bool evaluate_first) {
+    auto [outputs, gradients] = mx::vjp(
+        [&](const std::vector<mx::array>& in) {
+          auto y = selective_scan(in[0], p.delta, in[1], p.B, p.C, p.options);
+          if (evaluate_first) y.eval();
+          return std::vector<mx::array>{y};
+        },
+        {p.u, p.A}, {mx::ones({2, 37, 20})});
+    mx::eval(gradients);
+    return gradients;
+  };
+  const auto lazy = grads(false), eager = grads(true);
+  for (size_t i = 0; i < lazy.size(); i++) CHECK(mx::array_equal(lazy[i], eager[i]).item<bool>());
+}
+
+TEST_CASE("bfloat16 activations are computed in float32 and come back as bfloat16") {
+  const Problem p = make_problem(1, 9, 8, 4);
+  const auto out = selective_scan(mx::astype(p.u, mx::bfloat16), p.delta, p.A, p.B, p.C, p.options);
+  CHECK(out.dtype() == mx::bfloat16);
+  CHECK(near(mx::astype(out, mx::float32), selective_scan(p.u, p.delta, p.A, p.B, p.C, p.options), 0.05));
+}
+
+TEST_CASE("empty sequences pass the state through") {
+  Problem p = make_problem(1, 4, 8, 4);
+  ScanOptions o;
+  o.initial_state = normal({1, 8, 4}, 11);
+  const auto [out, last] = selective_scan_with_state(tokens(p.u, 0, 0), tokens(p.delta, 0, 0), p.A, tokens(p.B, 0, 0),
+                                                     tokens(p.C, 0, 0), o);
+  CHECK(out.shape() == mx::Shape{1, 0, 8});
+  CHECK(mx::array_equal(last, *o.initial_state).item<bool>());
+}
+
+TEST_CASE("selective_scan refuses what does not fit with one sentence") {
+  const Problem p = make_problem(2, 6, 8, 4);
+  const auto message = [&](auto change) {
+    Problem q = p;
+    change(q);
+    try {
+      selective_scan(q.u, q.delta, q.A, q.B, q.C, q.options);
+    } catch (const Error& e) {
+      CHECK(e.kind() == ErrorKind::kUsage);
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(message([](Problem& q) { q.A = mx::zeros({7, 4}); }) ==
+        "[selective_scan] A must have shape {D, N} with D = 8; got {7, 4}");
+  CHECK(message([](Problem& q) { q.A = mx::zeros({8, 0}); }) ==
+        "[selective_scan] the state size N of A must be 1 to 256; got 0");
+  CHECK(message([](Problem& q) { q.A = mx::zeros({8, 257}); }) ==
+        "[selective_scan] the state size N of A must be 1 to 256; got 257");
+  CHECK(message([](Problem& q) { q.B = mx::zeros({2, 6, 3, 4}); }) ==
+        "[selective_scan] the groups of B must divide D = 8; got 3");
+  CHECK(message([](Problem& q) { q.C = mx::zeros({2, 6, 5}); }) ==
+        "[selective_scan] C must have shape {B, L, N}, {B, L, G, N} or {D, N} = {2, 6, 4}, with groups, or {8, 4}; got {2, 6, 5}");
+  CHECK(message([](Problem& q) { q.u = mx::zeros({6, 8}); }) ==
+        "[selective_scan] u must have shape {B, L, D}; got {6, 8}");
+  CHECK(message([](Problem& q) { q.u = mx::zeros({2, 6, 8}, mx::int32); }) ==
+        "[selective_scan] u must be a real floating-point array; got int32");
+  CHECK(message([](Problem& q) { q.options.order = mx::array({0, 1, 2, 3, 4, 4}, mx::int32); }) ==
+        "[selective_scan] order must hold each of 0 .. L-1 = 5 once; got 4 at place 5");
+  CHECK(message([](Problem& q) { q.options.initial_state = mx::zeros({2, 8, 3}); }) ==
+        "[selective_scan] initial_state must have shape {B, D, N} = {2, 8, 4}; got {2, 8, 3}");
+}
+
+TEST_CASE("golden vector of the specification") {
+  const auto row = [](std::initializer_list<double> v, mx::Shape shape) {
+    return mx::array(std::vector<double>(v).begin(), std::move(shape), mx::float64);
+  };
+  ScanOptions o;
+  o.D = row({.5}, {1});
+  o.z = row({.3, -1, 2}, {1, 3, 1});
+  o.delta_bias = row({.1}, {1});
+  o.delta_softplus = true;
+  const auto out = selective_scan(row({1, -.5, 2}, {1, 3, 1}), row({0, 1, -1}, {1, 3, 1}), row({-1, -2}, {1, 2}),
+                                  row({1, .5, -1, 2, .3, .7}, {1, 3, 2}), row({.2, -.4, 1, 1, .5, -1}, {1, 3, 2}), o);
+  CHECK(mx::allclose(out, row({.08616638, .19755041, 2.86592137}, {1, 3, 1}), 1e-7, 1e-8).item<bool>());
+}
