@@ -80,7 +80,9 @@ void run(Context& context, const Options& o) {
   data::Loader loader(set, data::Transform(c.preprocessing.transform(), *set), lo);
   report::Terminal terminal = stderr_terminal(context);
   if (context.globals.quiet) terminal.write = {};
-  report::Progress progress(terminal, {.quiet = context.globals.quiet});
+  report::ProgressOptions progress_options;
+  progress_options.quiet = context.globals.quiet;
+  report::Progress progress(terminal, progress_options);
   install_interrupt_handler();
   progress.begin({"evaluate", loader.batches_per_epoch(), 0});
   const auto e = train::evaluate(*c.model, loader, o.limit_batches, [&](int64_t batches, int64_t samples) {
