@@ -26,9 +26,7 @@ constexpr const char* kDim = "\x1b[2m";
 constexpr const char* kGood = "\x1b[32m";
 constexpr const char* kBold = "\x1b[1m";
 
-std::string painted(const char* code, std::string text, bool color) {
-  return color ? code + text + kReset : text;
-}
+std::string painted(const char* code, std::string text, bool color) { return color ? code + text + kReset : text; }
 
 bool set(const char* value) { return value != nullptr && *value != '\0'; }
 
@@ -70,7 +68,8 @@ std::string bar_of(int width, double share, bool utf8, bool color) {
 }
 
 std::string format_rate(double rate, const std::string& unit) {
-  return (rate >= 100 ? format_count(static_cast<int64_t>(std::llround(rate))) : format_number(rate, 3)) + " " + unit;
+  return (rate >= 100 ? format_count(static_cast<int64_t>(std::llround(rate))) : format_number(rate, 3)) + " " +
+         unit;
 }
 
 std::string safe_line(std::string_view line) {
@@ -246,8 +245,8 @@ void Progress::draw(double now) {
 std::string Progress::bar_line(int width) const {
   const bool color = terminal_.color;
   struct Field {
-    std::string text;   // without colour codes, for the width
-    int importance;     // the least important goes first when space is short
+    std::string text;  // without colour codes, for the width
+    int importance;    // the least important goes first when space is short
   };
   std::vector<Field> fields;
   const auto add = [&](std::string text, int importance) { fields.push_back({std::move(text), importance}); };

@@ -40,9 +40,9 @@ inline constexpr double kAbsent = std::numeric_limits<double>::quiet_NaN();
 
 /// A piece of work that has steps: one epoch, one evaluation.
 struct ProgressPhase {
-  std::string label = {};            ///< "epoch 2/5", "evaluate"
-  int64_t steps = 0;            ///< number of steps; 0 if not known
-  int64_t later_steps = 0;      ///< steps of the same kind that follow this phase: counted in the time left
+  std::string label = {};      ///< "epoch 2/5", "evaluate"
+  int64_t steps = 0;           ///< number of steps; 0 if not known
+  int64_t later_steps = 0;     ///< steps of the same kind that follow this phase: counted in the time left
   std::string unit = "img/s";  ///< of the rate
 };
 
@@ -69,9 +69,9 @@ struct EpochSummary {
 };
 
 struct ProgressOptions {
-  bool quiet = false;           ///< nothing but `message` is written
-  double redraw_seconds = 0.1;  ///< shortest time between two drawings of the bar
-  double line_seconds = 5;      ///< time between two plain lines
+  bool quiet = false;             ///< nothing but `message` is written
+  double redraw_seconds = 0.1;    ///< shortest time between two drawings of the bar
+  double line_seconds = 5;        ///< time between two plain lines
   std::function<double()> clock;  ///< seconds; monotonic_seconds() where empty
 };
 

@@ -25,9 +25,10 @@ double share_of(int64_t part, int64_t whole) {
 }
 
 std::string confusion_table(const ReportData& d) {
-  std::string out = "<div class='scroll'><table class='confusion'><caption class='sr'>Confusion matrix: a row for each "
-                    "true class, a column for each predicted class, counts of test images</caption><thead><tr>"
-                    "<th scope='col' class='corner'><span>true \u2193&ensp;predicted \u2192</span></th>";
+  std::string out =
+      "<div class='scroll'><table class='confusion'><caption class='sr'>Confusion matrix: a row for each "
+      "true class, a column for each predicted class, counts of test images</caption><thead><tr>"
+      "<th scope='col' class='corner'><span>true \u2193&ensp;predicted \u2192</span></th>";
   for (const auto& name : d.class_names) {
     out += fmt::format("<th scope='col'><span>{}</span></th>", escape_html(name));
   }
@@ -46,9 +47,10 @@ std::string confusion_table(const ReportData& d) {
         out += "<td class='z'>0</td>";
         continue;
       }
-      out += fmt::format("<td class='{}{}' style='--a:{:.2f}' title='{} images of {} taken for {} ({} of its row)'>{}</td>",
-                         kind, alpha > 0.6 ? " hi" : "", std::max(0.06, alpha), format_count(n), truth,
-                         escape_html(d.class_names[j]), format_percent(share), n);
+      out += fmt::format(
+          "<td class='{}{}' style='--a:{:.2f}' title='{} images of {} taken for {} ({} of its row)'>{}</td>", kind,
+          alpha > 0.6 ? " hi" : "", std::max(0.06, alpha), format_count(n), truth, escape_html(d.class_names[j]),
+          format_percent(share), n);
     }
     out += "</tr>";
   }
@@ -58,20 +60,22 @@ std::string confusion_table(const ReportData& d) {
 // For many classes: one square per count, without numbers.
 std::string confusion_map(const ReportData& d) {
   const size_t n = d.confusion.size();
-  std::string out = fmt::format("<svg class='map' viewBox='0 0 {0} {0}' role='img' aria-label='Confusion matrix of {0} "
-                                "classes as a heat map; rows are true, columns predicted classes'>",
-                                n);
+  std::string out = fmt::format(
+      "<svg class='map' viewBox='0 0 {0} {0}' role='img' aria-label='Confusion matrix of {0} "
+      "classes as a heat map; rows are true, columns predicted classes'>",
+      n);
   for (size_t i = 0; i < n; ++i) {
     const int64_t total = row_sum(d.confusion[i]);
     for (size_t j = 0; j < n; ++j) {
       const int64_t count = d.confusion[i][j];
       if (count == 0) continue;
       const double share = share_of(count, total);
-      out += fmt::format("<rect class='{}' x='{}' y='{}' width='1' height='1' opacity='{:.2f}'/>", i == j ? "d" : "e", j,
-                         i, std::clamp(i == j ? share : std::sqrt(share) * 1.3, 0.1, 1.0));
+      out += fmt::format("<rect class='{}' x='{}' y='{}' width='1' height='1' opacity='{:.2f}'/>",
+                         i == j ? "d" : "e", j, i, std::clamp(i == j ? share : std::sqrt(share) * 1.3, 0.1, 1.0));
     }
   }
-  return out + "</svg><p class='note'>Rows are true classes, columns predicted ones, in the order of the list.</p>";
+  return out +
+         "</svg><p class='note'>Rows are true classes, columns predicted ones, in the order of the list.</p>";
 }
 
 struct Mistake {
@@ -144,8 +148,9 @@ std::string scan_svg(const ReportData& d, const ReportScan& scan, size_t index) 
     for (size_t k = 0; k < n; ++k) {
       const Point p = centre(d, scan.order[k]);
       // Shade tells the time of the visit: from pale to full.
-      cells += fmt::format("<rect x='{:.0f}' y='{:.0f}' width='18' height='18' rx='3' style='--a:{:.2f}'/>", p.x - 9,
-                           p.y - 9, 0.07 + 0.48 * static_cast<double>(k) / static_cast<double>(std::max<size_t>(1, n - 1)));
+      cells += fmt::format("<rect x='{:.0f}' y='{:.0f}' width='18' height='18' rx='3' style='--a:{:.2f}'/>",
+                           p.x - 9, p.y - 9,
+                           0.07 + 0.48 * static_cast<double>(k) / static_cast<double>(std::max<size_t>(1, n - 1)));
     }
   }
   std::string path;
@@ -168,15 +173,16 @@ std::string scan_svg(const ReportData& d, const ReportScan& scan, size_t index) 
   const Point start = centre(d, scan.order.front());
   const Point end = centre(d, scan.order.back());
   return fmt::format(
-      "<svg viewBox='-4 -4 {:.0f} {:.0f}' role='img' data-scan='{}' aria-label='Scan order {}: {} patches in a grid of {} "
+      "<svg viewBox='-4 -4 {:.0f} {:.0f}' role='img' data-scan='{}' aria-label='Scan order {}: {} patches in a "
+      "grid of {} "
       "by {}, first in row {} column {}, last in row {} column {}'>"
       "<g class='cells'>{}</g><path class='jump' d='{}'/><path class='way' d='{}'/>{}"
       "<circle class='start' cx='{:.0f}' cy='{:.0f}' r='6'/>"
       "<rect class='end' x='{:.0f}' y='{:.0f}' width='11' height='11' rx='2'/><circle class='head' r='6'/></svg>",
       w + 8, h + 8, index, escape_html(scan.name), n, d.grid_height, d.grid_width,
       scan.order.front() / d.grid_width + 1, scan.order.front() % d.grid_width + 1,
-      scan.order.back() / d.grid_width + 1, scan.order.back() % d.grid_width + 1, cells, jumps, path, arrows, start.x,
-      start.y, end.x - 5.5, end.y - 5.5);
+      scan.order.back() / d.grid_width + 1, scan.order.back() % d.grid_width + 1, cells, jumps, path, arrows,
+      start.x, start.y, end.x - 5.5, end.y - 5.5);
 }
 
 }  // namespace
@@ -202,13 +208,15 @@ std::string classes_card(const ReportData& d) {
                    [](const Class& a, const Class& b) { return a.accuracy < b.accuracy; });
   const size_t all = classes.size();
   if (classes.size() > kMostClassesAsTable) classes.resize(kMostClassesAsTable);
-  std::string out = fmt::format("<article class='card'><header><h3>Accuracy per class</h3></header>"
-                                "<table class='bars'><caption class='note'>{}</caption><tbody>",
-                                all > classes.size() ? fmt::format("the {} weakest of {}", classes.size(), all)
-                                                     : std::string("weakest first"));
+  std::string out = fmt::format(
+      "<article class='card'><header><h3>Accuracy per class</h3></header>"
+      "<table class='bars'><caption class='note'>{}</caption><tbody>",
+      all > classes.size() ? fmt::format("the {} weakest of {}", classes.size(), all)
+                           : std::string("weakest first"));
   for (const Class& c : classes) {
-    out += fmt::format("<tr><th scope='row'>{}</th><td class='bar'><i style='width:{:.1f}%'></i></td><td>{}</td></tr>",
-                       escape_html(d.class_names[c.index]), c.accuracy * 100, format_percent(c.accuracy));
+    out += fmt::format(
+        "<tr><th scope='row'>{}</th><td class='bar'><i style='width:{:.1f}%'></i></td><td>{}</td></tr>",
+        escape_html(d.class_names[c.index]), c.accuracy * 100, format_percent(c.accuracy));
   }
   out += "</tbody></table>";
   const auto pairs = most_confused(d, 5);
@@ -229,17 +237,19 @@ std::string image_grid(const ReportData& d) {
   if (images.empty()) return {};
   const auto wrong = static_cast<size_t>(
       std::count_if(images.begin(), images.end(), [](const ReportImage* i) { return i->label != i->predicted; }));
-  std::string out = fmt::format("<p class='lead'>{} images, {} mistakes first. Below each: what the model says and how "
-                                "sure it is; for mistakes also what it is.</p><div class='images'>",
-                                images.size(), wrong);
+  std::string out = fmt::format(
+      "<p class='lead'>{} images, {} mistakes first. Below each: what the model says and how "
+      "sure it is; for mistakes also what it is.</p><div class='images'>",
+      images.size(), wrong);
   for (const ReportImage* i : images) {
     const bool bad = i->label != i->predicted;
     const std::string truth = escape_html(d.class_names[static_cast<size_t>(i->label)]);
     const std::string said = escape_html(d.class_names[static_cast<size_t>(i->predicted)]);
     const std::string sure = std::isfinite(i->probability) ? format_percent(i->probability, 0) : std::string();
-    out += fmt::format("<figure class='{}'><img src='data:{};base64,{}' alt='{}{}{}, predicted {} {}' loading='lazy'>",
-                       bad ? "bad" : "good", image_type(i->png), base64_encode(i->png), escape_html(i->name),
-                       i->name.empty() ? "" : ": ", truth, said, sure);
+    out += fmt::format(
+        "<figure class='{}'><img src='data:{};base64,{}' alt='{}{}{}, predicted {} {}' loading='lazy'>",
+        bad ? "bad" : "good", image_type(i->png), base64_encode(i->png), escape_html(i->name),
+        i->name.empty() ? "" : ": ", truth, said, sure);
     out += fmt::format("<figcaption><b>{}</b> <span>{}</span>", said, sure);
     if (bad) out += fmt::format("<em>is {}</em>", truth);
     out += "</figcaption></figure>";
@@ -250,9 +260,12 @@ std::string image_grid(const ReportData& d) {
 std::string scan_cards(const ReportData& d) {
   if (d.scans.empty()) return {};
   std::string out = fmt::format(
-      "<div class='scanhead'><p class='lead'>The {} patches of an image ({} rows, {} columns) are read in {} order{}. Paler "
-      "patches come first.</p><ul class='legend'><li><svg viewBox='0 0 12 12'><circle class='start' cx='6' cy='6' r='5'/>"
-      "</svg>start</li><li><svg viewBox='0 0 12 12'><rect class='end' x='1' y='1' width='10' height='10' rx='2'/></svg>"
+      "<div class='scanhead'><p class='lead'>The {} patches of an image ({} rows, {} columns) are read in {} "
+      "order{}. Paler "
+      "patches come first.</p><ul class='legend'><li><svg viewBox='0 0 12 12'><circle class='start' cx='6' cy='6' "
+      "r='5'/>"
+      "</svg>start</li><li><svg viewBox='0 0 12 12'><rect class='end' x='1' y='1' width='10' height='10' "
+      "rx='2'/></svg>"
       "end</li><li><svg viewBox='0 0 20 12'><path class='jump' d='M0 6H20'/></svg>jump</li></ul>"
       "<button type='button' class='toggle js' id='play'>Play</button></div><div class='scans'>",
       d.grid_height * d.grid_width, d.grid_height, d.grid_width, d.scans.size(), d.scans.size() == 1 ? "" : "s");
@@ -273,16 +286,18 @@ std::string timing_table(const ReportData& d) {
   }
   std::stable_sort(sorted.begin(), sorted.end(),
                    [](const ReportTiming& a, const ReportTiming& b) { return a.seconds > b.seconds; });
-  std::string out = "<article class='card'><div class='scroll'><table class='timings'><thead><tr><th scope='col'>operation"
-                    "</th><th scope='col' class='n'>calls</th><th scope='col' class='n'>time</th><th scope='col' class='n'>"
-                    "share</th><th scope='col'><span class='sr'>share as a bar</span></th><th scope='col'>note</th></tr>"
-                    "</thead><tbody>";
+  std::string out =
+      "<article class='card'><div class='scroll'><table class='timings'><thead><tr><th scope='col'>operation"
+      "</th><th scope='col' class='n'>calls</th><th scope='col' class='n'>time</th><th scope='col' class='n'>"
+      "share</th><th scope='col'><span class='sr'>share as a bar</span></th><th scope='col'>note</th></tr>"
+      "</thead><tbody>";
   for (const auto& t : sorted) {
     const double share = total > 0 ? t.seconds / total : 0;
-    out += fmt::format("<tr><th scope='row'>{}</th><td class='n'>{}</td><td class='n'>{}</td><td class='n'>{}</td>"
-                       "<td class='bar'><i style='width:{:.1f}%'></i></td><td>{}</td></tr>",
-                       escape_html(t.name), format_count(t.calls), format_duration(t.seconds), format_percent(share),
-                       share * 100, escape_html(t.note));
+    out += fmt::format(
+        "<tr><th scope='row'>{}</th><td class='n'>{}</td><td class='n'>{}</td><td class='n'>{}</td>"
+        "<td class='bar'><i style='width:{:.1f}%'></i></td><td>{}</td></tr>",
+        escape_html(t.name), format_count(t.calls), format_duration(t.seconds), format_percent(share), share * 100,
+        escape_html(t.note));
   }
   return out + "</tbody></table></div></article>";
 }

@@ -41,8 +41,8 @@ struct Plot {
 /// The curves of a run, thinned to a few thousand values each.
 std::vector<Plot> make_plots(const ReportData& data);
 
-/// Centred moving average over about a fortieth of the values; non-finite ones
-/// are left out of it.
+/// Moving average over about a fortieth of the values, centred except at the
+/// end; non-finite ones are left out of it.
 std::vector<double> smooth(const std::vector<double>& y);
 
 /// Round tick values within [low, high], about `wanted` of them.

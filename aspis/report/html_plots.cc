@@ -119,8 +119,8 @@ std::string path_of(const std::vector<double>& x, const std::vector<double>& y, 
       continue;
     }
     const double px = kLeft + (x[i] - xs.low) / (xs.high - xs.low) * (kWidth - kLeft - kRight);
-    const double py = kTop + (ys.high - std::clamp(y[i], ys.low, ys.high)) / (ys.high - ys.low) *
-                                 (kHeight - kTop - kBottom);
+    const double py =
+        kTop + (ys.high - std::clamp(y[i], ys.low, ys.high)) / (ys.high - ys.low) * (kHeight - kTop - kBottom);
     out += fmt::format("{}{:.1f} {:.1f}", open ? 'L' : 'M', px, py);
     open = true;
   }
@@ -152,15 +152,16 @@ std::string svg_axes(const Plot& plot, const Range& xs, const Range& ys) {
 std::string svg_line(const PlotLine& line, const Range& xs, const Range& ys) {
   const std::string raw = path_of(line.x, line.y, xs, ys);
   std::string out = fmt::format("<path class='l k{}{}' d='{}'/>", line.color, line.noisy ? " raw" : "", raw);
-  if (line.noisy) out += fmt::format("<path class='l k{}' d='{}'/>", line.color, path_of(line.x, smooth(line.y), xs, ys));
+  if (line.noisy)
+    out += fmt::format("<path class='l k{}' d='{}'/>", line.color, path_of(line.x, smooth(line.y), xs, ys));
   if (!line.marks || line.x.size() > 60) return out;
   for (size_t i = 0; i < line.x.size(); ++i) {
     if (!std::isfinite(line.y[i])) continue;
     const double px = kLeft + (line.x[i] - xs.low) / (xs.high - xs.low) * (kWidth - kLeft - kRight);
     const double py = kTop + (ys.high - line.y[i]) / (ys.high - ys.low) * (kHeight - kTop - kBottom);
     const bool best = static_cast<int>(i) == line.best;
-    out += fmt::format("<circle class='m k{}{}' cx='{:.1f}' cy='{:.1f}' r='{}'/>", line.color, best ? " best" : "", px,
-                       py, best ? 5 : 3);
+    out += fmt::format("<circle class='m k{}{}' cx='{:.1f}' cy='{:.1f}' r='{}'/>", line.color, best ? " best" : "",
+                       px, py, best ? 5 : 3);
   }
   return out;
 }
@@ -181,9 +182,12 @@ std::string last_text(const PlotLine& line, PlotFormat format) {
 
 const char* format_name(PlotFormat format) {
   switch (format) {
-    case PlotFormat::kPercent: return "pct";
-    case PlotFormat::kCount: return "count";
-    case PlotFormat::kNumber: break;
+    case PlotFormat::kPercent:
+      return "pct";
+    case PlotFormat::kCount:
+      return "count";
+    case PlotFormat::kNumber:
+      break;
   }
   return "num";
 }
@@ -211,10 +215,12 @@ std::vector<double> smooth(const std::vector<double>& y) {
   }
   std::vector<double> out(n);
   for (size_t i = 0; i < n; ++i) {
-    // The window shrinks on both sides at the ends, so that they do not bend.
-    const size_t r = std::min({reach, i, n - 1 - i});
-    const size_t c = count[i + r + 1] - count[i - r];
-    out[i] = c > 0 ? (sum[i + r + 1] - sum[i - r]) / static_cast<double>(c) : kAbsent;
+    // At the start the window shrinks on both sides, so that a steep fall does
+    // not bend; at the end it keeps its past, so that the last value is calm.
+    const size_t before = std::min(reach, i);
+    const size_t after = std::min(before, n - 1 - i);
+    const size_t c = count[i + after + 1] - count[i - before];
+    out[i] = c > 0 ? (sum[i + after + 1] - sum[i - before]) / static_cast<double>(c) : kAbsent;
   }
   return out;
 }
@@ -248,14 +254,16 @@ std::vector<Plot> make_plots(const ReportData& d) {
       if (!has_value(l)) continue;
       if (l.marks && l.best == 0) {
         // 0 asks for the best: the largest of an accuracy.
-        l.best = static_cast<int>(std::max_element(l.y.begin(), l.y.end(),
-                                                   [](double a, double b) { return !(b <= a) && !std::isnan(b); }) -
-                                  l.y.begin());
+        l.best =
+            static_cast<int>(std::max_element(l.y.begin(), l.y.end(),
+                                              [](double a, double b) { return !(b <= a) && !std::isnan(b); }) -
+                             l.y.begin());
       }
       group = std::max(group, thin(l, how));
       plot.lines.push_back(std::move(l));
     }
-    if (group > 1) plot.note = fmt::format("{} of {} steps per point", how == Thin::kMean ? "mean" : "largest", group);
+    if (group > 1)
+      plot.note = fmt::format("{} of {} steps per point", how == Thin::kMean ? "mean" : "largest", group);
     if (!plot.lines.empty()) plots.push_back(std::move(plot));
   };
   auto train_loss = line_of(d.train_loss, "training", 1);
@@ -291,14 +299,16 @@ std::string plot_card(const Plot& plot) {
     spoken += fmt::format("{}{} ends at {}", spoken.empty() ? "" : ", ", l.name, last);
     noisy = noisy || l.noisy;
   }
-  std::string out = fmt::format("<article class='card plot' id='plot-{}' data-plot='{}'><header><h3>{}</h3>", plot.id,
-                                plot.id, escape_html(plot.title));
+  std::string out = fmt::format("<article class='card plot' id='plot-{}' data-plot='{}'><header><h3>{}</h3>",
+                                plot.id, plot.id, escape_html(plot.title));
   out += "<div class='tools'>";
-  if (noisy) out += "<button type='button' class='toggle js' data-act='smooth' aria-pressed='true'>Smooth</button>";
-  if (plot.log_button) out += "<button type='button' class='toggle js' data-act='log' aria-pressed='false'>Log</button>";
+  if (noisy)
+    out += "<button type='button' class='toggle js' data-act='smooth' aria-pressed='true'>Smooth</button>";
+  if (plot.log_button)
+    out += "<button type='button' class='toggle js' data-act='log' aria-pressed='false'>Log</button>";
   out += fmt::format("</div></header><ul class='legend'>{}</ul>", legend);
-  out += fmt::format("<div class='canvas'><svg viewBox='0 0 {} {}' role='img' aria-label='{} over {}: {}'>", kWidth,
-                     kHeight, escape_html(plot.title), escape_html(plot.x_name), escape_html(spoken));
+  out += fmt::format("<div class='canvas'><svg viewBox='0 0 {} {}' role='img' aria-label='{} over {}: {}'>",
+                     kWidth, kHeight, escape_html(plot.title), escape_html(plot.x_name), escape_html(spoken));
   out += svg_axes(plot, xs, ys);
   for (const PlotLine& l : plot.lines) out += svg_line(l, xs, ys);
   out += "</svg></div>";
@@ -311,8 +321,8 @@ std::string script_data(const std::vector<Plot>& plots, const ReportData& data) 
   std::string out = fmt::format("{{\"stepsPerEpoch\":{:.10g},\"plots\":[", data.steps_per_epoch);
   for (size_t i = 0; i < plots.size(); ++i) {
     const Plot& p = plots[i];
-    out += fmt::format("{}{{\"id\":\"{}\",\"title\":\"{}\",\"x\":\"{}\",\"format\":\"{}\",\"lines\":[", i > 0 ? "," : "",
-                       p.id, p.title, p.x_name, format_name(p.format));
+    out += fmt::format("{}{{\"id\":\"{}\",\"title\":\"{}\",\"x\":\"{}\",\"format\":\"{}\",\"lines\":[",
+                       i > 0 ? "," : "", p.id, p.title, p.x_name, format_name(p.format));
     for (size_t k = 0; k < p.lines.size(); ++k) {
       const PlotLine& l = p.lines[k];
       out += fmt::format("{}{{\"name\":\"{}\",\"k\":{},\"marks\":{},\"noisy\":{},\"best\":{},\"x\":{},\"y\":{}}}",

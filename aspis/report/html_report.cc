@@ -62,7 +62,8 @@ std::string tiles(const ReportData& d) {
 
 std::string fact_card(std::string_view title, const std::vector<ReportFact>& facts) {
   if (facts.empty()) return {};
-  std::string out = fmt::format("<article class='card'><header><h3>{}</h3></header><table class='facts'><tbody>", title);
+  std::string out =
+      fmt::format("<article class='card'><header><h3>{}</h3></header><table class='facts'><tbody>", title);
   for (const ReportFact& f : facts) {
     out += fmt::format("<tr><th scope='row'>{}</th><td>{}</td></tr>", escape_html(f.name), escape_html(f.value));
   }
@@ -71,7 +72,8 @@ std::string fact_card(std::string_view title, const std::vector<ReportFact>& fac
 
 std::string command_card(const ReportData& d) {
   if (d.command.empty()) return {};
-  return "<article class='card full'><header><h3>Command</h3><div class='tools'><button type='button' class='toggle js' "
+  return "<article class='card full'><header><h3>Command</h3><div class='tools'><button type='button' "
+         "class='toggle js' "
          "id='copy'>Copy</button></div></header><pre id='command' tabindex='0'>" +
          escape_html(d.command) + "</pre></article>";
 }
@@ -103,7 +105,8 @@ std::vector<Section> make_sections(const ReportData& d, const std::vector<Plot>&
 std::string subtitle(const ReportData& d) {
   std::string out;
   const auto add = [&](const std::string& text) {
-    if (!text.empty()) out += (out.empty() ? "" : "<i aria-hidden='true'>\u00b7</i>") + ("<span>" + escape_html(text) + "</span>");
+    if (!text.empty())
+      out += (out.empty() ? "" : "<i aria-hidden='true'>\u00b7</i>") + ("<span>" + escape_html(text) + "</span>");
   };
   add(d.model_name);
   add(d.dataset);
@@ -128,28 +131,36 @@ std::string render_html(const ReportData& d) {
   const auto sections = make_sections(d, plots);
   const std::string title = escape_html(d.title.empty() ? std::string("Training report") : d.title);
 
-  std::string out = "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-                    "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-                    "<meta name='color-scheme' content='light dark'>\n";
-  out += fmt::format("<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; style-src "
-                     "'unsafe-inline'; script-src '{}'; base-uri 'none'; form-action 'none'\">\n",
-                     policy_hash(kReportJs));
-  out += fmt::format("<title>{} \u00b7 Aspis report</title>\n<style>{}</style>\n</head>\n<body>\n", title, kReportCss);
-  out += "<a class='skip' href='#main'>Skip to the report</a>\n<nav class='topbar' aria-label='Sections'><div>"
-         "<a class='brand' href='#top'>Aspis</a><ul>";
+  std::string out =
+      "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+      "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+      "<meta name='color-scheme' content='light dark'>\n";
+  out += fmt::format(
+      "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; style-src "
+      "'unsafe-inline'; script-src '{}'; base-uri 'none'; form-action 'none'\">\n",
+      policy_hash(kReportJs));
+  out += fmt::format("<title>{} \u00b7 Aspis report</title>\n<style>{}</style>\n</head>\n<body>\n", title,
+                     kReportCss);
+  out +=
+      "<a class='skip' href='#main'>Skip to the report</a>\n<nav class='topbar' aria-label='Sections'><div>"
+      "<a class='brand' href='#top'>Aspis</a><ul>";
   for (const Section& s : sections) out += fmt::format("<li><a href='#{}'>{}</a></li>", s.id, s.name);
-  out += "</ul><button type='button' class='toggle js' id='theme' aria-label='Light or dark'>"
-         "<svg viewBox='0 0 16 16' aria-hidden='true'><circle cx='8' cy='8' r='6.2'/><path d='M8 1.8A6.2 6.2 0 0 1 8 "
-         "14.2Z'/></svg></button></div></nav>\n";
-  out += fmt::format("<main id='main'>\n<header class='hero' id='top'><h1>{}</h1><p class='sub'>{}{}</p></header>\n", title,
-                     state_pill(d), subtitle(d));
+  out +=
+      "</ul><button type='button' class='toggle js' id='theme' aria-label='Light or dark'>"
+      "<svg viewBox='0 0 16 16' aria-hidden='true'><circle cx='8' cy='8' r='6.2'/><path d='M8 1.8A6.2 6.2 0 0 1 8 "
+      "14.2Z'/></svg></button></div></nav>\n";
+  out +=
+      fmt::format("<main id='main'>\n<header class='hero' id='top'><h1>{}</h1><p class='sub'>{}{}</p></header>\n",
+                  title, state_pill(d), subtitle(d));
   out += tiles(d);
   for (const Section& s : sections) {
-    out += fmt::format("\n<section id='{}' aria-labelledby='h-{}'><h2 id='h-{}'>{}</h2>{}</section>", s.id, s.id, s.id,
-                       s.name, s.body);
+    out += fmt::format("\n<section id='{}' aria-labelledby='h-{}'><h2 id='h-{}'>{}</h2>{}</section>", s.id, s.id,
+                       s.id, s.name, s.body);
   }
-  out += "\n</main>\n<footer><p>Written by Aspis. Made again from a run folder with <code>aspis report RUN</code>.</p>"
-         "</footer>\n<div id='tip' role='status' hidden></div>\n";
+  out +=
+      "\n</main>\n<footer><p>Written by Aspis. Made again from a run folder with <code>aspis report "
+      "RUN</code>.</p>"
+      "</footer>\n<div id='tip' role='status' hidden></div>\n";
   out += "<script type='application/json' id='data'>" + script_data(plots, d) + "</script>\n";
   out += fmt::format("<script type='module'>{}</script>\n</body>\n</html>\n", kReportJs);
   return out;

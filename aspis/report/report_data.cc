@@ -79,7 +79,7 @@ ReportResult as_result(const Json& j) {
 
 struct CurveName {
   const char* key;
-  ReportSeries ReportData::* member;
+  ReportSeries ReportData::*member;
   const char* metric;
 };
 
@@ -95,22 +95,22 @@ constexpr CurveName kCurves[] = {
 
 struct TextName {
   const char* key;
-  std::string ReportData::* member;
+  std::string ReportData::*member;
 };
 
 constexpr TextName kTexts[] = {
-    {"title", &ReportData::title},     {"model_name", &ReportData::model_name}, {"dataset", &ReportData::dataset},
-    {"state", &ReportData::state},     {"created", &ReportData::created},       {"command", &ReportData::command},
+    {"title", &ReportData::title}, {"model_name", &ReportData::model_name}, {"dataset", &ReportData::dataset},
+    {"state", &ReportData::state}, {"created", &ReportData::created},       {"command", &ReportData::command},
 };
 
 struct FactsName {
   const char* key;
-  std::vector<ReportFact> ReportData::* member;
+  std::vector<ReportFact> ReportData::*member;
 };
 
 constexpr FactsName kFacts[] = {
-    {"extra_results", &ReportData::extra_results},   {"model_facts", &ReportData::model_facts},
-    {"dataset_facts", &ReportData::dataset_facts},   {"training_facts", &ReportData::training_facts},
+    {"extra_results", &ReportData::extra_results}, {"model_facts", &ReportData::model_facts},
+    {"dataset_facts", &ReportData::dataset_facts}, {"training_facts", &ReportData::training_facts},
     {"environment", &ReportData::environment},
 };
 

@@ -38,10 +38,10 @@ struct ReportResult {
 /// One test image with its prediction.
 struct ReportImage {
   std::string png = {};  ///< bytes of the file
-  int label = 0;    ///< index of the true class
+  int label = 0;         ///< index of the true class
   int predicted = 0;
   double probability = kAbsent;  ///< of the predicted class
-  std::string name = {};              ///< file or index; may be empty
+  std::string name = {};         ///< file or index; may be empty
 };
 
 /// A visiting order of the patches: `order[k]` is the row-major number of the

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-
 namespace aspis::report {
 namespace {
 
@@ -43,16 +42,26 @@ void put_chunk(std::string& out, const std::string& type, const std::string& bod
 bool inside(int kind, double x, double y) {
   const double w = std::abs(x);
   switch (kind) {
-    case 0: return (w < 0.45 && y > -0.7 && y < 0.75) || (w < 0.85 && y > -0.7 - w * -0.1 && y < -0.25 + w * 0.1);
-    case 1: return w < 0.42 && w > (y > -0.45 ? 0.06 + y * 0.04 : -1) && std::abs(y) < 0.9;
-    case 2: return (w < 0.45 || (w < 0.8 && w > 0.55)) && std::abs(y) < 0.78 && y > -0.85 + w * 0.4;
-    case 3: return w < 0.22 + (y + 0.9) * 0.17 && std::abs(y) < 0.9;
-    case 4: return w > 0.03 && w < 0.85 - (y < 0 ? -y * 0.35 : 0) && std::abs(y) < 0.85;
-    case 5: return y > 0.2 && y < 0.3 + x * 0.1 && w < 0.85;
-    case 6: return (w < 0.48 && std::abs(y) < 0.78) || (w < 0.85 && y > -0.6 && y < 0.45);
-    case 7: return y > -0.05 + x * 0.35 - (x < -0.4 ? 0.3 : 0) && y < 0.4 && w < 0.9;
-    case 8: return (w < 0.8 && y > -0.2 && y < 0.75) || std::abs(std::hypot(x, y + 0.2) - 0.42) < 0.08;
-    default: return (x > -0.75 && x < -0.05 && std::abs(y) < 0.7) || (w < 0.85 && y > 0.1 + x * 0.2 && y < 0.7);
+    case 0:
+      return (w < 0.45 && y > -0.7 && y < 0.75) || (w < 0.85 && y > -0.7 - w * -0.1 && y < -0.25 + w * 0.1);
+    case 1:
+      return w < 0.42 && w > (y > -0.45 ? 0.06 + y * 0.04 : -1) && std::abs(y) < 0.9;
+    case 2:
+      return (w < 0.45 || (w < 0.8 && w > 0.55)) && std::abs(y) < 0.78 && y > -0.85 + w * 0.4;
+    case 3:
+      return w < 0.22 + (y + 0.9) * 0.17 && std::abs(y) < 0.9;
+    case 4:
+      return w > 0.03 && w < 0.85 - (y < 0 ? -y * 0.35 : 0) && std::abs(y) < 0.85;
+    case 5:
+      return y > 0.2 && y < 0.3 + x * 0.1 && w < 0.85;
+    case 6:
+      return (w < 0.48 && std::abs(y) < 0.78) || (w < 0.85 && y > -0.6 && y < 0.45);
+    case 7:
+      return y > -0.05 + x * 0.35 - (x < -0.4 ? 0.3 : 0) && y < 0.4 && w < 0.9;
+    case 8:
+      return (w < 0.8 && y > -0.2 && y < 0.75) || std::abs(std::hypot(x, y + 0.2) - 0.42) < 0.08;
+    default:
+      return (x > -0.75 && x < -0.05 && std::abs(y) < 0.7) || (w < 0.85 && y > 0.1 + x * 0.2 && y < 0.7);
   }
 }
 
@@ -113,7 +122,8 @@ std::string make_png(int side, const std::string& pixels) {
   put32(head, static_cast<uint32_t>(side));
   head += std::string("\x08\0\0\0\0", 5);  // 8 bit grey
   std::string rows;
-  for (int r = 0; r < side; ++r) rows += '\0' + pixels.substr(static_cast<size_t>(r * side), static_cast<size_t>(side));
+  for (int r = 0; r < side; ++r)
+    rows += '\0' + pixels.substr(static_cast<size_t>(r * side), static_cast<size_t>(side));
   // One stored deflate block: fine up to 65535 bytes.
   const auto n = static_cast<uint16_t>(rows.size());
   std::string body("\x78\x01\x01", 3);
@@ -144,8 +154,9 @@ ReportData sample_report() {
   d.dataset = "Fashion-MNIST";
   d.state = "done";
   d.created = "2026-11-24T04:12:09Z";
-  d.command = "aspis train --model vision_mamba --data fashion-mnist --patch 4 --width 64 --depth 4 --directions 4 "
-              "--epochs 6 --batch 128 --lr 2e-3 --out runs/demo";
+  d.command =
+      "aspis train --model vision_mamba --data fashion-mnist --patch 4 --width 64 --depth 4 --directions 4 "
+      "--epochs 6 --batch 128 --lr 2e-3 --out runs/demo";
   d.result = {.accuracy = 0.8973,
               .loss = 0.2874,
               .best_epoch = 5,
@@ -154,24 +165,37 @@ ReportData sample_report() {
               .images_per_second = 1532,
               .peak_memory_bytes = 1.24e9,
               .parameters = 264330};
-  d.extra_results = {{"test images", "10,000"}, {"best validation accuracy", "89.85 %"}, {"last training loss", "0.2769"}};
-  d.model_facts = {{"parameters", "264,330"}, {"multiply-adds", "15.8 M"}, {"image", "28 x 28 x 1"}, {"patch", "4 x 4"},
-                   {"width", "64"},           {"depth", "4"},              {"state size", "16"},     {"directions", "4"}};
-  d.training_facts = {{"optimizer", "AdamW (0.9, 0.999)"}, {"learning rate", "2e-3, cosine, 150 warm-up steps"},
-                      {"weight decay", "0.05"},            {"batch", "128"},
-                      {"gradient clip", "1.0"},            {"seed", "42"}};
-  d.dataset_facts = {{"training images", "60,000"}, {"test images", "10,000"}, {"classes", "10"},
+  d.extra_results = {
+      {"test images", "10,000"}, {"best validation accuracy", "89.85 %"}, {"last training loss", "0.2769"}};
+  d.model_facts = {{"parameters", "264,330"}, {"multiply-adds", "15.8 M"},
+                   {"image", "28 x 28 x 1"},  {"patch", "4 x 4"},
+                   {"width", "64"},           {"depth", "4"},
+                   {"state size", "16"},      {"directions", "4"}};
+  d.training_facts = {{"optimizer", "AdamW (0.9, 0.999)"},
+                      {"learning rate", "2e-3, cosine, 150 warm-up steps"},
+                      {"weight decay", "0.05"},
+                      {"batch", "128"},
+                      {"gradient clip", "1.0"},
+                      {"seed", "42"}};
+  d.dataset_facts = {{"training images", "60,000"},
+                     {"test images", "10,000"},
+                     {"classes", "10"},
                      {"augmentation", "flip, crop with 2 pixels"}};
-  d.environment = {{"aspis", "0.1.0"}, {"engine", "MLX 0.32.4, CPU"}, {"processor", "AMD EPYC 9B14, 2 threads"},
-                   {"instruction set", "AVX-512"}, {"system", "Debian GNU/Linux 12"}};
+  d.environment = {{"aspis", "0.1.0"},
+                   {"engine", "MLX 0.32.4, CPU"},
+                   {"processor", "AMD EPYC 9B14, 2 threads"},
+                   {"instruction set", "AVX-512"},
+                   {"system", "Debian GNU/Linux 12"}};
   add_curves(d, noise);
-  d.class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};
+  d.class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                   "Sandal",      "Shirt",   "Sneaker",  "Bag",   "Ankle boot"};
   d.confusion = {{846, 1, 16, 18, 4, 1, 107, 0, 7, 0},  {2, 979, 0, 13, 3, 0, 2, 0, 1, 0},
                  {14, 1, 853, 9, 61, 0, 62, 0, 0, 0},   {17, 5, 10, 908, 29, 0, 29, 0, 2, 0},
                  {1, 0, 58, 28, 846, 0, 66, 0, 1, 0},   {0, 0, 0, 0, 0, 968, 0, 22, 1, 9},
                  {114, 1, 64, 25, 69, 0, 719, 0, 8, 0}, {0, 0, 0, 0, 0, 11, 0, 969, 0, 20},
                  {3, 1, 4, 4, 3, 2, 5, 3, 975, 0},      {0, 0, 0, 0, 0, 6, 1, 33, 0, 960}};
-  const int mistakes[][2] = {{6, 0}, {0, 6}, {4, 2}, {2, 4}, {6, 4}, {9, 7}, {3, 4}, {5, 7}, {6, 2}, {2, 6}, {7, 9}, {0, 3}};
+  const int mistakes[][2] = {{6, 0}, {0, 6}, {4, 2}, {2, 4}, {6, 4}, {9, 7},
+                             {3, 4}, {5, 7}, {6, 2}, {2, 6}, {7, 9}, {0, 3}};
   for (const auto& m : mistakes) {
     d.images.push_back({picture(m[0], noise), m[0], m[1], 0.45 + 0.5 * noise.uniform(),
                         "test " + std::to_string(static_cast<int>(noise.uniform() * 10000))});

@@ -19,8 +19,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
-constexpr std::array<const char*, 9> kKnownColumns = {kTrainLoss, kTrainAccuracy, kLearningRate, kGradNorm, kThroughput,
-                                                      kMemory,    kValLoss,       kValAccuracy,  kEpochSeconds};
+constexpr std::array<const char*, 9> kKnownColumns = {kTrainLoss, kTrainAccuracy, kLearningRate,
+                                                      kGradNorm,  kThroughput,    kMemory,
+                                                      kValLoss,   kValAccuracy,   kEpochSeconds};
 
 Json json_number(double value) {
   if (std::isfinite(value)) return value;
@@ -190,7 +191,8 @@ class CsvSink : public MetricsSink {
   void add_new_columns(const Scalars& values) {
     const size_t before = columns_.size();
     for (const auto& entry : values) {
-      if (std::find(columns_.begin(), columns_.end(), entry.first) == columns_.end()) columns_.push_back(entry.first);
+      if (std::find(columns_.begin(), columns_.end(), entry.first) == columns_.end())
+        columns_.push_back(entry.first);
     }
     if (columns_.size() == before) return;
     const std::string old = read_file(path_);

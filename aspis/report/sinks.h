@@ -93,7 +93,7 @@ std::vector<MetricRecord> read_metrics(const std::filesystem::path& path);
 /// status.json of a run folder, for scripts.
 struct RunStatus {
   std::string state = "running";  ///< running, done, stopped or failed
-  std::string reason = {};             ///< "SIGINT", "max-time", an error sentence
+  std::string reason = {};        ///< "SIGINT", "max-time", an error sentence
   int64_t step = 0;
   int64_t steps = 0;
   int64_t epoch = 0;

@@ -21,7 +21,8 @@ struct TempFolder {
   fs::path path;
   TempFolder() {
     static int counter = 0;
-    path = fs::temp_directory_path() / ("aspis_sinks_" + std::to_string(::getpid()) + "_" + std::to_string(counter++));
+    path = fs::temp_directory_path() /
+           ("aspis_sinks_" + std::to_string(::getpid()) + "_" + std::to_string(counter++));
     fs::create_directories(path);
   }
   ~TempFolder() { fs::remove_all(path); }
@@ -163,8 +164,8 @@ TEST_CASE("resume without files starts them") {
 
 TEST_CASE("crc32c gives the published check values") {
   CHECK(crc32c("") == 0);
-  CHECK(crc32c("123456789") == 0xE3069283U);  // the usual check value
-  CHECK(crc32c(std::string(32, '\0')) == 0x8A9136AAU);     // RFC 3720, B.4
+  CHECK(crc32c("123456789") == 0xE3069283U);              // the usual check value
+  CHECK(crc32c(std::string(32, '\0')) == 0x8A9136AAU);    // RFC 3720, B.4
   CHECK(crc32c(std::string(32, '\xFF')) == 0x62A8AB43U);  // RFC 3720, B.4
   CHECK(masked_crc32c("123456789") == ((0xE3069283U >> 15 | 0xE3069283U << 17) + 0xA282EAD8U));
 }

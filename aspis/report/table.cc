@@ -85,11 +85,16 @@ void Table::add_rule() { rules_.push_back(rows_.size()); }
 
 std::string Table::render(TableFormat format, const TableStyle& style) const {
   switch (format) {
-    case TableFormat::kText: return render_text(style);
-    case TableFormat::kMarkdown: return render_markdown();
-    case TableFormat::kCsv: return render_csv();
-    case TableFormat::kJson: return render_json(false);
-    case TableFormat::kJsonl: return render_json(true);
+    case TableFormat::kText:
+      return render_text(style);
+    case TableFormat::kMarkdown:
+      return render_markdown();
+    case TableFormat::kCsv:
+      return render_csv();
+    case TableFormat::kJson:
+      return render_json(false);
+    case TableFormat::kJsonl:
+      return render_json(true);
   }
   return {};
 }
@@ -111,7 +116,8 @@ std::string Table::render_text(const TableStyle& style) const {
   while (style.max_width > 0 && total > static_cast<size_t>(style.max_width)) {
     size_t widest = n;
     for (size_t j = 0; j < n; ++j) {
-      if (!columns_[j].right_align && width[j] > kNarrowest && (widest == n || width[j] > width[widest])) widest = j;
+      if (!columns_[j].right_align && width[j] > kNarrowest && (widest == n || width[j] > width[widest]))
+        widest = j;
     }
     if (widest == n) break;
     --width[widest];

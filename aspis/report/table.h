@@ -24,12 +24,11 @@ struct Cell {
   std::string text;
 
   Cell() = default;
-  Cell(const char* s) : value(std::string(s)) {}      // NOLINT: a row is written as a plain list
-  Cell(std::string s) : value(std::move(s)) {}        // NOLINT
+  Cell(const char* s) : value(std::string(s)) {}       // NOLINT: a row is written as a plain list
+  Cell(std::string s) : value(std::move(s)) {}         // NOLINT
   Cell(std::string_view s) : value(std::string(s)) {}  // NOLINT
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  Cell(T number, std::string shown = {}) : text(std::move(shown)) {  // NOLINT
+  requires std::is_arithmetic_v<T> Cell(T number, std::string shown = {}) : text(std::move(shown)) {  // NOLINT
     if constexpr (std::is_same_v<T, bool>) {
       value = number;
     } else if constexpr (std::is_integral_v<T>) {
@@ -41,8 +40,8 @@ struct Cell {
 };
 
 struct Column {
-  std::string key = {};           ///< name in CSV and JSON: "forward_ms"
-  std::string title = {};         ///< heading for people: "forward"; the key if empty
+  std::string key = {};      ///< name in CSV and JSON: "forward_ms"
+  std::string title = {};    ///< heading for people: "forward"; the key if empty
   bool right_align = false;  ///< numbers
 };
 

@@ -56,9 +56,10 @@ TEST_CASE("text table aligns columns and leaves no space at line ends") {
 
 TEST_CASE("text table counts code points, shortens to the width and hides control characters") {
   Table t({{.key = "name", .title = {}}, {.key = "n", .title = {}, .right_align = true}});
-  t.add_row({"Stra\xC3\x9F"
-             "e",
-             1});
+  t.add_row(
+      {"Stra\xC3\x9F"
+       "e",
+       1});
   t.add_row({"a very long file name\x1b[31m", 22});
   CHECK(t.render(TableFormat::kText, {.color = false, .utf8 = true, .max_width = 14}) ==
         "name         n\n"
@@ -124,9 +125,10 @@ TEST_CASE("base64 reads back and refuses other text") {
 }
 
 TEST_CASE("html text is escaped") {
-  CHECK(escape_html("<b a='1' c=\"2\">&amp;</b>") ==
-        "&lt;b a=&#39;1&#39; c=&quot;2&quot;&gt;&amp;amp;&lt;/b&gt;");
-  CHECK(escape_html(std::string("a\0b\x1b\xFF", 5)) == "a\xEF\xBF\xBD" "b\xEF\xBF\xBD\xEF\xBF\xBD");
+  CHECK(escape_html("<b a='1' c=\"2\">&amp;</b>") == "&lt;b a=&#39;1&#39; c=&quot;2&quot;&gt;&amp;amp;&lt;/b&gt;");
+  CHECK(escape_html(std::string("a\0b\x1b\xFF", 5)) ==
+        "a\xEF\xBF\xBD"
+        "b\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
 TEST_CASE("shorten cuts between code points") {

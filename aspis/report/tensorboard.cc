@@ -118,12 +118,17 @@ int64_t step_of(std::string_view event) {
         if (!get_varint(event, n)) return 0;
         if (key >> 3 == 2) return static_cast<int64_t>(n);
         continue;
-      case 1: n = 8; break;
+      case 1:
+        n = 8;
+        break;
       case 2:
         if (!get_varint(event, n)) return 0;
         break;
-      case 5: n = 4; break;
-      default: return 0;
+      case 5:
+        n = 4;
+        break;
+      default:
+        return 0;
     }
     if (n > event.size()) return 0;
     event.remove_prefix(n);

@@ -44,7 +44,7 @@ const finite = (v) => v !== null && Number.isFinite(v);
 function number(v, digits = 4) {
   if (v === 0) return '0';
   const a = Math.abs(v);
-  if (a < 1e-3 || a >= 1e6) return v.toExponential(2).replace('e+', 'e');
+  if (a < 1e-3 || a >= 1e6) return Number(v.toPrecision(3)).toExponential().replace('e+', 'e');
   return a >= 10 ** (digits - 1) ? v.toFixed(0) : String(Number(v.toPrecision(digits)));
 }
 function valueText(v, format) {
@@ -73,7 +73,7 @@ function ticks(low, high, wanted) {
 function logTicks(low, high) {
   const list = [];
   const decades = Math.log10(high / low);
-  const leads = decades > 3 ? [1] : decades > 1.2 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
+  const leads = decades > 3 ? [1] : decades > 1.2 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); ++p) {
     for (const lead of leads) {
       const v = lead * 10 ** p;
@@ -92,9 +92,10 @@ function smooth(y) {
     count.push(count[i] + (finite(v) ? 1 : 0));
   });
   return y.map((_, i) => {
-    const r = Math.min(reach, i, n - 1 - i);
-    const c = count[i + r + 1] - count[i - r];
-    return c > 0 ? (sum[i + r + 1] - sum[i - r]) / c : null;
+    const before = Math.min(reach, i);
+    const after = Math.min(before, n - 1 - i);
+    const c = count[i + after + 1] - count[i - before];
+    return c > 0 ? (sum[i + after + 1] - sum[i - before]) / c : null;
   });
 }
 
@@ -113,7 +114,7 @@ class Plot {
         this.draw();
       });
     }
-    new ResizeObserver(() => this.draw()).observe(this.canvas);
+    new ResizeObserver(() => requestAnimationFrame(() => this.draw())).observe(this.canvas);
     this.canvas.tabIndex = 0;
     this.canvas.addEventListener('pointermove', (e) => this.read(e.clientX));
     this.canvas.addEventListener('pointerdown', (e) => this.read(e.clientX));
@@ -177,8 +178,11 @@ class Plot {
     const yt = this.on.log ? { list: logTicks(r.low, r.high), step: 0 } : ticks(r.low, r.high, height > 220 ? 5 : 4);
     const xt = ticks(r.first, r.last, Math.max(3, Math.min(8, width / 80)));
     let out = '';
+    let above = Infinity;
     for (const v of yt.list) {
       const y = py(v).toFixed(1);
+      if (above - y < 18) continue;  // no room for its text
+      above = y;
       const text = this.on.log ? (format === 'num' ? number(v, 2) : valueText(v, format)) : tickText(v, yt.step, format);
       out += `<line class="g" x1="${box.left}" x2="${width - box.right}" y1="${y}" y2="${y}"/>` +
         `<text x="${box.left - 8}" y="${Number(y) + 4}" text-anchor="end">${text}</text>`;
