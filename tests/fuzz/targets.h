@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "aspis/base/error.h"
+#include "aspis/io/config_json.h"
+#include "aspis/io/safetensors.h"
+
+/// What each fuzzer does with an input, shared with the test that replays the
+/// corpus. Only aspis::Error may leave a reader; a broken promise aborts.
+namespace aspis::fuzz {
+
+inline void promise(bool ok) {
+  if (!ok) std::abort();
+}
+
+/// Whatever is accepted lies inside the buffer, covers it, and is written back
+/// to a file that reads the same.
+inline void safetensors(std::string_view bytes) {
+  Safetensors s;
+  try {
+    s = parse_safetensors(bytes, "fuzz");
+  } catch (const Error& e) {
+    promise(e.kind() == ErrorKind::kModel && std::string_view(e.what()).size() < 1000);
+    return;
+  }
+  size_t total = 0;
+  for (const TensorView& t : s.tensors) {
+    int64_t size = size_of(t.dtype);
+    for (const int64_t dim : t.shape) size *= dim;
+    promise(size == static_cast<int64_t>(t.bytes.size()));
+    promise(t.bytes.data() >= bytes.data() && t.bytes.data() + t.bytes.size() <= bytes.data() + bytes.size());
+    total += t.bytes.size();
+  }
+  promise(total <= bytes.size());
+  const std::string once = write_safetensors(s.tensors, s.metadata);
+  const Safetensors again = parse_safetensors(once, "again");
+  promise(write_safetensors(again.tensors, again.metadata) == once);
+}
+
+/// Every kind of question asked of whatever JSON comes.
+inline void config(std::string_view bytes) {
+  try {
+    ConfigReader r(bytes, "fuzz");
+    const auto ask = [](auto&& question) {
+      try {
+        question();
+      } catch (const Error& e) {
+        promise(e.kind() == ErrorKind::kModel);
+      }
+    };
+    int64_t i = 1;
+    double d = 0.5;
+    bool b = false;
+    std::string s;
+    std::vector<int64_t> is;
+    std::vector<double> ds;
+    std::vector<std::string> ss;
+    for (const char* key : {"a", "b", "d_state"}) {
+      ask([&] { r.integer(key, i, 1, 1024); });
+      ask([&] { r.number(key, d, 0, 1); });
+      ask([&] { r.flag(key, b); });
+      ask([&] { r.text(key, s); });
+      ask([&] { r.choice(key, s, {"mean", "cls"}); });
+      ask([&] { r.integers(key, is, 0, 9); });
+      ask([&] { r.numbers(key, ds, 0, 9); });
+      ask([&] { r.texts(key, ss); });
+      ask([&] { r.object(key).object("a").refuse_unknown(); });
+      promise(i >= 1 && i <= 1024 && d >= 0 && d <= 1);
+    }
+    ask([&] { r.refuse_unknown(); });
+    ConfigWriter w;
+    w.keep_unknown(r);
+    const std::string text = w.text();
+    ConfigWriter again;
+    again.keep_unknown(ConfigReader(text, "again"));
+    promise(again.text() == text);
+  } catch (const Error& e) {
+    promise(e.kind() == ErrorKind::kModel);
+  }
+}
+
+}  // namespace aspis::fuzz
