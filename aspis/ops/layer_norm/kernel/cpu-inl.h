@@ -1,7 +1,7 @@
 // Layer norm over rows for one instruction set. Included once per target by
 // cpu.cc.
 //
-// Bound by memory: a row is read from memory once (twice more from the cache)
+// A row is read from memory once (twice more from the cache)
 // and written once. The deviations are summed around the finished mean, so a
 // large common offset costs no digits. The gradient recomputes mean and scale,
 // which is cheaper than storing them. The gradients of weight and bias are
