@@ -7,15 +7,17 @@
 
 namespace aspis {
 
-/// The Euclidean norm of all elements of all arrays together: the square root
-/// of the sum of squares, as `torch.nn.utils.clip_grad_norm_` measures it.
+/// Euclidean norm of all elements of all arrays together, a float32 scalar.
+/// Squares are added in double, so it is finite whenever it fits in float32 and
+/// every element is finite; otherwise it is NaN or infinite.
 ///
-/// @param xs  floating-point arrays of any shapes; may be empty (norm 0)
-/// @return a float32 scalar. Squares are summed in double, in an order that
-///         depends on the shapes only. A NaN or an infinity anywhere gives a
-///         result that is not finite.
-/// Throws `aspis::Error(kUsage)` for arrays that are not real floating point.
-/// There is no gradient.
+/// @param xs  floating-point arrays of any shapes; float64 is used as it is if all are, else float32
+///
+/// Bit-equal for any number of threads. Has no gradient.
+/// Throws `aspis::Error(kUsage)` for an array that is not floating point.
 mlx::core::array global_norm(const std::vector<mlx::core::array>& xs, mlx::core::StreamOrDevice s = {});
+
+/// The same out of MLX operations: oracle and fallback. Squares are added in float32.
+mlx::core::array global_norm_composed(const std::vector<mlx::core::array>& xs, mlx::core::StreamOrDevice s = {});
 
 }  // namespace aspis

@@ -1,42 +1,51 @@
-// Sum of squares in double for one instruction set. Included once per target
-// by cpu.cc.
-//
-// Bandwidth-bound: one conversion and one multiply-add for 4 bytes. Four sums
-// hide the latency of the addition.
+// Sum of squares for one instruction set: floats are widened first, so that no
+// finite gradient overflows and the order hardly matters. Bandwidth-bound.
 
-#include "aspis/simd/loops-inl.h"
+#include "aspis/simd/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
 
-HWY_ATTR double squares_f64(const double* x, int64_t n) {
+HWY_ATTR double sum_squares_f64(const double* x, int64_t n) {
   const hn::ScalableTag<double> d;
-  return simd::SumArrays(d, n, [](auto, auto v) HWY_ATTR { return hn::Mul(v, v); }, x);
-}
-
-// A float's square is exact in double and cannot overflow there.
-HWY_ATTR double squares_f32(const float* x, int64_t n) {
-  const hn::ScalableTag<double> d;
-  const hn::Rebind<float, decltype(d)> narrow;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
-  const auto add = [&](auto sum, int64_t i) HWY_ATTR {
-    const auto v = hn::PromoteTo(d, hn::LoadU(narrow, x + i));
-    return hn::MulAdd(v, v, sum);
-  };
   int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    s0 = add(s0, i);
-    s1 = add(s1, i + lanes);
-    s2 = add(s2, i + 2 * lanes);
-    s3 = add(s3, i + 3 * lanes);
+    const auto x0 = hn::LoadU(d, x + i), x1 = hn::LoadU(d, x + i + lanes);
+    const auto x2 = hn::LoadU(d, x + i + 2 * lanes), x3 = hn::LoadU(d, x + i + 3 * lanes);
+    s0 = hn::MulAdd(x0, x0, s0);
+    s1 = hn::MulAdd(x1, x1, s1);
+    s2 = hn::MulAdd(x2, x2, s2);
+    s3 = hn::MulAdd(x3, x3, s3);
   }
-  for (; i + lanes <= n; i += lanes) s0 = add(s0, i);
-  double rest = 0;
-  for (; i < n; i++) rest += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  return simd::LaneSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))) + rest;
+  for (; i < n; i += lanes) {
+    const auto v = simd::LoadTail(d, x + i, static_cast<size_t>(HWY_MIN(lanes, n - i)));
+    s0 = hn::MulAdd(v, v, s0);
+  }
+  return simd::LaneSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+}
+
+HWY_ATTR double sum_squares_f32(const float* x, int64_t n) {
+  const hn::ScalableTag<double> d;
+  const hn::Rebind<float, decltype(d)> half;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto load = [&](const float* p) HWY_ATTR { return hn::PromoteTo(d, hn::LoadU(half, p)); };
+  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+  int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    const auto x0 = load(x + i), x1 = load(x + i + lanes);
+    const auto x2 = load(x + i + 2 * lanes), x3 = load(x + i + 3 * lanes);
+    s0 = hn::MulAdd(x0, x0, s0);
+    s1 = hn::MulAdd(x1, x1, s1);
+    s2 = hn::MulAdd(x2, x2, s2);
+    s3 = hn::MulAdd(x3, x3, s3);
+  }
+  double tail = 0;
+  for (; i < n; i++) tail += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return simd::LaneSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))) + tail;
 }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

@@ -1,6 +1,10 @@
 #include "aspis/ops/grad_norm/kernel/cpu.h"
 
-#include "aspis/ops/common/flat_blocks.h"
+#include <cmath>
+#include <type_traits>
+
+#include "aspis/base/parallel.h"
+#include "aspis/ops/grad_norm/kernel/segments.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -12,37 +16,34 @@
 
 #if HWY_ONCE
 namespace aspis::kernel {
-namespace {
 
-HWY_EXPORT(squares_f32);
-HWY_EXPORT(squares_f64);
+HWY_EXPORT(sum_squares_f32);
+HWY_EXPORT(sum_squares_f64);
 
 template <typename T>
-double run(const GradNormParams<T>& p, double (*squares)(const T*, int64_t)) {
-  std::vector<int64_t> sizes;
-  for (const auto& part : p.parts) sizes.push_back(part.size);
-  const ops::FlatBlocks flat(sizes);
-  std::vector<double> sums(flat.blocks());
-  parallel_for(flat.blocks(), [&](int64_t block) {
-    double sum = 0;
-    flat.for_parts(block, [&](int64_t i, int64_t offset, int64_t n) { sum += squares(p.parts[i].data + offset, n); });
-    sums[block] = sum;
+void global_norm(const GlobalNormParams<T>& p) {
+  constexpr int64_t kBlock = 1 << 15;
+  const SegmentList list =
+      cut_arrays(static_cast<int64_t>(p.arrays.size()), kBlock, [&](int64_t i) { return p.arrays[i].n; });
+  std::vector<double> sums(list.segments.size());
+  parallel_for(list.tasks(), [&](int64_t task) {
+    for (int64_t s = list.starts[task]; s < list.starts[task + 1]; s++) {
+      const Segment& segment = list.segments[s];
+      const T* x = p.arrays[segment.array].data + segment.first;
+      if constexpr (std::is_same_v<T, float>) {
+        sums[s] = HWY_DYNAMIC_DISPATCH(sum_squares_f32)(x, segment.count);
+      } else {
+        sums[s] = HWY_DYNAMIC_DISPATCH(sum_squares_f64)(x, segment.count);
+      }
+    }
   });
   double total = 0;
-  for (const double sum : sums) total += sum;
-  return total;
+  for (const double s : sums) total += s;
+  *p.norm = static_cast<float>(std::sqrt(total));
 }
 
-}  // namespace
-
-template <>
-double sum_of_squares(const GradNormParams<float>& p) {
-  return run(p, &HWY_DYNAMIC_DISPATCH(squares_f32));
-}
-template <>
-double sum_of_squares(const GradNormParams<double>& p) {
-  return run(p, &HWY_DYNAMIC_DISPATCH(squares_f64));
-}
+template void global_norm(const GlobalNormParams<float>&);
+template void global_norm(const GlobalNormParams<double>&);
 
 }  // namespace aspis::kernel
 #endif

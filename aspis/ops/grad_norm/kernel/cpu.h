@@ -4,8 +4,9 @@
 
 namespace aspis::kernel {
 
-/// The sum of squares in double, bit-equal for any number of threads.
+/// T is float or double. Runs on the team; squares are added in double, in
+/// blocks of fixed size whose sums are added in order.
 template <typename T>
-double sum_of_squares(const GradNormParams<T>& p);
+void global_norm(const GlobalNormParams<T>& p);
 
 }  // namespace aspis::kernel

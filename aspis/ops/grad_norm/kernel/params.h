@@ -5,14 +5,17 @@
 
 namespace aspis::kernel {
 
-/// Dense arrays whose squares are summed together; T is float or double.
 template <typename T>
-struct GradNormParams {
-  struct Part {
-    const T* data = nullptr;
-    int64_t size = 0;
-  };
-  std::vector<Part> parts;
+struct ArrayRef {
+  int64_t n = 0;
+  const T* data = nullptr;
+};
+
+/// norm = sqrt(sum of the squares of all elements of all arrays).
+template <typename T>
+struct GlobalNormParams {
+  std::vector<ArrayRef<T>> arrays;
+  float* norm = nullptr;  ///< one value
 };
 
 }  // namespace aspis::kernel
