@@ -26,8 +26,8 @@ mx::array cross_entropy_composed(const mx::array& logits, const mx::array& targe
   const mx::array used = mx::where(mx::equal(q, zero, s), zero, log_p, s);
   mx::array loss = mx::negative(mx::sum(mx::multiply(q, used, s), -1, false, s), s);
   if (targets.ndim() == 1) {
-    const mx::array is_class = mx::logical_and(mx::greater_equal(targets, mx::array(0), s),
-                                               mx::less(targets, mx::array(classes), s), s);
+    const mx::array is_class =
+        mx::logical_and(mx::greater_equal(targets, mx::array(0), s), mx::less(targets, mx::array(classes), s), s);
     loss = mx::where(is_class, loss, number(std::numeric_limits<double>::quiet_NaN()), s);
     loss = mx::where(counted, loss, zero, s);
   }

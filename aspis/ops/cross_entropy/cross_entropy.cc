@@ -83,10 +83,10 @@ class CrossEntropy : public ops::CpuPrimitive {
       for (auto& o : out) ops::allocate(encoder, o, name());
       p.loss = out[0].data<T>();
       p.statistics = out[1].data<T>();
-      p.row_loss = options_.reduction == Reduction::kNone
-                       ? p.loss
-                       : static_cast<T*>(ops::allocate_scratch(
-                             encoder, static_cast<size_t>(p.rows) * sizeof(T), name()));
+      p.row_loss =
+          options_.reduction == Reduction::kNone
+              ? p.loss
+              : static_cast<T*>(ops::allocate_scratch(encoder, static_cast<size_t>(p.rows) * sizeof(T), name()));
       encoder.dispatch([p] { kernel::cross_entropy(p); });
     });
   }
@@ -123,7 +123,8 @@ mx::array cross_entropy(const mx::array& logits, const mx::array& targets, const
   const bool soft = mx::issubdtype(targets.dtype(), mx::floating);
   const mx::Dtype dtype = ops::compute_dtype(op, {{"logits", &logits}, {"targets", soft ? &targets : nullptr}});
   require(logits.ndim() == 2 && logits.shape(1) > 0, [&] {
-    return Error::Parts{.where = op, .required = "logits must have shape {N, C}", .got = ops::to_string(logits.shape())};
+    return Error::Parts{
+        .where = op, .required = "logits must have shape {N, C}", .got = ops::to_string(logits.shape())};
   });
   require(soft || mx::issubdtype(targets.dtype(), mx::integer), [&] {
     return Error::Parts{.where = op,

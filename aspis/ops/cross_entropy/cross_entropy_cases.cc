@@ -52,17 +52,20 @@ harness::OpInstance make_instance(const CrossEntropyCase& c) {
   options.reduction = c.reduction == 0 ? Reduction::kNone : c.reduction == 1 ? Reduction::kMean : Reduction::kSum;
   return {plain,
           [options](const harness::Arrays& in) { return harness::Arrays{cross_entropy(in[0], in[1], options)}; },
-          [options](const harness::Arrays& in) { return harness::Arrays{cross_entropy_composed(in[0], in[1], options)}; }};
+          [options](const harness::Arrays& in) {
+            return harness::Arrays{cross_entropy_composed(in[0], in[1], options)};
+          }};
 }
 
 }  // namespace
 
 harness::OpEntry cross_entropy_entry() {
-  return {"cross_entropy", "softmax cross-entropy with labels or soft targets", {"cpu", "composed"}, true, false, [] {
-            std::vector<harness::OpInstance> instances;
-            for (const CrossEntropyCase& c : kCrossEntropyCases) instances.push_back(make_instance(c));
-            return instances;
-          }};
+  return {
+      "cross_entropy", "softmax cross-entropy with labels or soft targets", {"cpu", "composed"}, true, false, [] {
+        std::vector<harness::OpInstance> instances;
+        for (const CrossEntropyCase& c : kCrossEntropyCases) instances.push_back(make_instance(c));
+        return instances;
+      }};
 }
 
 }  // namespace aspis

@@ -76,7 +76,8 @@ class LinearVjp : public ops::CpuPrimitive {
         (wanted_[i] == 0 ? p.dx : wanted_[i] == 1 ? p.dweight : p.dbias) = data;
       }
       p.workspace = workspace<T>(
-          encoder, kernel::linear_vjp_workspace(p.rows, p.in, p.out, p.dweight != nullptr, p.dbias != nullptr), name());
+          encoder, kernel::linear_vjp_workspace(p.rows, p.in, p.out, p.dweight != nullptr, p.dbias != nullptr),
+          name());
       encoder.dispatch([p] { kernel::linear_vjp(p); });
     });
   }
@@ -142,14 +143,14 @@ mx::array linear(const mx::array& x, const mx::array& weight, const std::optiona
   const mx::Dtype dtype =
       ops::compute_dtype("linear", {{"x", &x}, {"weight", &weight}, {"bias", bias ? &*bias : nullptr}});
   require(weight.ndim() == 2, [&] {
-    return Error::Parts{.where = "linear",
-                        .required = "weight must have shape {out, in}",
-                        .got = ops::to_string(weight.shape())};
+    return Error::Parts{
+        .where = "linear", .required = "weight must have shape {out, in}", .got = ops::to_string(weight.shape())};
   });
   require(x.ndim() >= 1 && x.shape(-1) == weight.shape(1), [&] {
     return Error::Parts{.where = "linear",
                         .required = "x must have " + std::to_string(weight.shape(1)) +
-                                    " values in its last axis, as weight " + ops::to_string(weight.shape()) + " has",
+                                    " values in its last axis, as weight " + ops::to_string(weight.shape()) +
+                                    " has",
                         .got = ops::to_string(x.shape())};
   });
   if (bias) ops::require_shape("linear", "bias", *bias, {weight.shape(0)}, "{out}");

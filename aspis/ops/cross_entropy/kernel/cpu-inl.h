@@ -171,7 +171,8 @@ HWY_ATTR void cross_entropy_f32(const CrossEntropyParams<float>& p, int64_t firs
 HWY_ATTR void cross_entropy_f64(const CrossEntropyParams<double>& p, int64_t first, int64_t last) {
   cross_entropy_rows(p, first, last);
 }
-HWY_ATTR void cross_entropy_vjp_f32(const CrossEntropyVjpParams<float>& p, float scale, int64_t first, int64_t last) {
+HWY_ATTR void cross_entropy_vjp_f32(const CrossEntropyVjpParams<float>& p, float scale, int64_t first,
+                                    int64_t last) {
   cross_entropy_vjp_rows(p, scale, first, last);
 }
 HWY_ATTR void cross_entropy_vjp_f64(const CrossEntropyVjpParams<double>& p, double scale, int64_t first,

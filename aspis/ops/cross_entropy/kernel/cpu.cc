@@ -30,8 +30,7 @@ template <typename F>
 void for_rows(int64_t rows, int64_t classes, F rows_task) {
   constexpr int64_t kElementsPerTask = 1 << 14;
   const int64_t block = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, classes));
-  parallel_for(div_ceil(rows, block),
-               [&](int64_t i) { rows_task(i * block, std::min(rows, (i + 1) * block)); });
+  parallel_for(div_ceil(rows, block), [&](int64_t i) { rows_task(i * block, std::min(rows, (i + 1) * block)); });
 }
 
 template <typename T>

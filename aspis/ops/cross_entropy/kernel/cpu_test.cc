@@ -44,9 +44,18 @@ Result run(const Problem& c, bool plain) {
   for (auto& v : dloss) v = static_cast<T>(static_cast<float>(rng.normal()));
   for (auto& v : labels) v = static_cast<int32_t>(rng.below(static_cast<uint64_t>(c.classes)));
   if (c.rows > 2) labels[1] = -100;
-  kernel::CrossEntropyParams<T> p{c.rows, c.classes, logits.data() + 1, stride, c.soft ? nullptr : labels.data(),
-                                  c.soft ? soft.data() + 1 : nullptr, stride, c.smoothing, -100, c.reduction,
-                                  loss.data(), c.reduction == LossReduction::kNone ? loss.data() : rows.data(),
+  kernel::CrossEntropyParams<T> p{c.rows,
+                                  c.classes,
+                                  logits.data() + 1,
+                                  stride,
+                                  c.soft ? nullptr : labels.data(),
+                                  c.soft ? soft.data() + 1 : nullptr,
+                                  stride,
+                                  c.smoothing,
+                                  -100,
+                                  c.reduction,
+                                  loss.data(),
+                                  c.reduction == LossReduction::kNone ? loss.data() : rows.data(),
                                   statistics.data()};
   kernel::CrossEntropyVjpParams<T> v{p, dloss.data(), dlogits.data(), c.soft ? dsoft.data() : nullptr};
   if (plain) {
@@ -75,8 +84,13 @@ double loss_of(const std::vector<T>& x, int32_t label, double smoothing = 0, std
   T loss = -7, row = -7, statistics[2];
   const T one = 1;
   std::vector<T> dx(x.size());
-  const kernel::CrossEntropyParams<T> p{1, static_cast<int64_t>(x.size()), x.data(), 0, &label, nullptr, 0, smoothing,
-                                        -100, LossReduction::kSum, &loss, &row, statistics};
+  const kernel::CrossEntropyParams<T> p{1,         static_cast<int64_t>(x.size()),
+                                        x.data(),  0,
+                                        &label,    nullptr,
+                                        0,         smoothing,
+                                        -100,      LossReduction::kSum,
+                                        &loss,     &row,
+                                        statistics};
   kernel::cross_entropy(p);
   kernel::cross_entropy_vjp<T>({p, &one, dx.data(), nullptr});
   if (gradient) *gradient = dx;
@@ -152,7 +166,8 @@ TEST_CASE("cross_entropy gives NaN for a label that is no class and for NaN logi
   const float x[] = {1, NAN, 1, 2, 1, 1};
   const int32_t labels[] = {0, 5, 1};
   float loss[3], statistics[6];
-  kernel::cross_entropy<float>({3, 2, x, 2, labels, nullptr, 0, 0, -100, LossReduction::kNone, loss, loss, statistics});
+  kernel::cross_entropy<float>(
+      {3, 2, x, 2, labels, nullptr, 0, 0, -100, LossReduction::kNone, loss, loss, statistics});
   CHECK(std::isnan(loss[0]));
   CHECK(std::isnan(loss[1]));
   CHECK(loss[2] == doctest::Approx(std::log(2.0)));

@@ -25,9 +25,9 @@ struct CrossEntropyParams {
   double smoothing = 0;
   int32_t ignore_index = -100;
   LossReduction reduction = LossReduction::kMean;
-  T* loss = nullptr;       ///< {rows} for kNone, else one value
-  T* row_loss = nullptr;   ///< {rows}; the same as `loss` for kNone
-  T* statistics = nullptr; ///< {rows, 2}: m and log sum exp(x - m), for the gradient
+  T* loss = nullptr;        ///< {rows} for kNone, else one value
+  T* row_loss = nullptr;    ///< {rows}; the same as `loss` for kNone
+  T* statistics = nullptr;  ///< {rows, 2}: m and log sum exp(x - m), for the gradient
 };
 
 /// dlogits = dloss (sum(q) softmax(x) - q), dsoft = dloss (1 - smoothing) (-log softmax(x)),

@@ -36,7 +36,8 @@ Values random_values(const char* name, int64_t n) {
 // C {m, n} = A B (+ bias) by the matmul primitive; strides give the layout of A and B.
 class Matmul {
  public:
-  Matmul(int64_t m, int64_t n, int64_t k, float* a, Dims a_strides, float* b, Dims b_strides, float* c, float* bias)
+  Matmul(int64_t m, int64_t n, int64_t k, float* a, Dims a_strides, float* b, Dims b_strides, float* c,
+         float* bias)
       : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
     using dnnl::memory;
     const auto f32 = memory::data_type::f32;
@@ -67,7 +68,8 @@ class Matmul {
   std::unordered_map<int, dnnl::memory> arguments_;
 };
 
-void compare(const char* what, double flops, const std::vector<std::pair<const char*, std::function<void()>>>& ways) {
+void compare(const char* what, double flops,
+             const std::vector<std::pair<const char*, std::function<void()>>>& ways) {
   std::vector<double> best(ways.size(), 1e9);
   for (const auto& way : ways) way.second();
   const double end = aspis::monotonic_seconds() + 0.8;
@@ -90,38 +92,40 @@ int main(int argc, char** argv) {
   aspis::set_num_threads(threads);
   omp_set_num_threads(threads);
   std::printf("%s, %d threads, GFLOP/s\n", aspis::kernel::gemm_provider(), threads);
-  const int64_t shapes[][3] = {{1568, 384, 768}, {6272, 64, 256},  {6272, 128, 36}, {6272, 128, 64},
+  const int64_t shapes[][3] = {{1568, 384, 768},  {6272, 64, 256},  {6272, 128, 36}, {6272, 128, 64},
                                {25088, 192, 768}, {1568, 768, 384}, {196, 384, 384}};
   for (const auto& [rows, in, out] : shapes) {
     Values x = random_values("x", rows * in), w = random_values("w", out * in), b = random_values("b", out);
     Values dy = random_values("dy", rows * out), y(rows * out), dx(rows * in), dw(out * in), db(out);
     Values work(std::max(aspis::kernel::linear_workspace(rows, in, out),
-                         aspis::kernel::linear_vjp_workspace(rows, in, out, true, true)) + 1);
+                         aspis::kernel::linear_vjp_workspace(rows, in, out, true, true)) +
+                1);
     const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
     std::printf("%ld x %ld -> %ld\n", rows, in, out);
 
-    const aspis::kernel::LinearParams<float> p{rows, in, out, x.data(), in, w.data(), in, b.data(), y.data(), work.data()};
-    aspis::kernel::LinearVjpParams<float> g{rows, in, out, x.data(), w.data(), dy.data(), in, in, out,
-                                            dx.data(), nullptr, nullptr, work.data()};
+    const aspis::kernel::LinearParams<float> p{rows,     in, out,      x.data(), in,
+                                               w.data(), in, b.data(), y.data(), work.data()};
+    aspis::kernel::LinearVjpParams<float> g{rows, in,  out,       x.data(), w.data(), dy.data(),  in,
+                                            in,   out, dx.data(), nullptr,  nullptr,  work.data()};
     Matmul forward(rows, out, in, x.data(), {in, 1}, w.data(), {1, in}, y.data(), b.data());
-    compare("forward", flops, {{"aspis", [&] { aspis::kernel::linear(p); }},
-                               {"matmul+bias", [&] { forward.run(); }},
-                               {"sgemm, no bias", [&] {
-                                  dnnl_sgemm('N', 'T', rows, out, in, 1, x.data(), in, w.data(), in, 0, y.data(), out);
-                                }}});
+    compare("forward", flops,
+            {{"aspis", [&] { aspis::kernel::linear(p); }},
+             {"matmul+bias", [&] { forward.run(); }},
+             {"sgemm, no bias",
+              [&] { dnnl_sgemm('N', 'T', rows, out, in, 1, x.data(), in, w.data(), in, 0, y.data(), out); }}});
     Matmul input(rows, in, out, dy.data(), {out, 1}, w.data(), {in, 1}, dx.data(), nullptr);
-    compare("dx", flops, {{"aspis", [&] { aspis::kernel::linear_vjp(g); }},
-                          {"matmul", [&] { input.run(); }},
-                          {"sgemm", [&] {
-                             dnnl_sgemm('N', 'N', rows, in, out, 1, dy.data(), out, w.data(), in, 0, dx.data(), in);
-                           }}});
+    compare("dx", flops,
+            {{"aspis", [&] { aspis::kernel::linear_vjp(g); }},
+             {"matmul", [&] { input.run(); }},
+             {"sgemm",
+              [&] { dnnl_sgemm('N', 'N', rows, in, out, 1, dy.data(), out, w.data(), in, 0, dx.data(), in); }}});
     g.dx = nullptr;
     g.dweight = dw.data();
     Matmul weight(out, in, rows, dy.data(), {1, out}, x.data(), {in, 1}, dw.data(), nullptr);
-    compare("dweight", flops, {{"aspis", [&] { aspis::kernel::linear_vjp(g); }},
-                               {"matmul", [&] { weight.run(); }},
-                               {"sgemm", [&] {
-                                  dnnl_sgemm('T', 'N', out, in, rows, 1, dy.data(), out, x.data(), in, 0, dw.data(), in);
-                                }}});
+    compare("dweight", flops,
+            {{"aspis", [&] { aspis::kernel::linear_vjp(g); }},
+             {"matmul", [&] { weight.run(); }},
+             {"sgemm",
+              [&] { dnnl_sgemm('T', 'N', out, in, rows, 1, dy.data(), out, x.data(), in, 0, dw.data(), in); }}});
   }
 }

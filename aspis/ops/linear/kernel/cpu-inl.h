@@ -87,16 +87,16 @@ HWY_ATTR void transpose_block(const T* from, int64_t stride, int64_t rows, int64
   }
 }
 
-#define ASPIS_LINEAR_INSTANCE(T, suffix)                                                                  \
-  HWY_ATTR void add_bias_##suffix(T* y, int64_t stride, int64_t rows, int64_t cols, const T* bias) {      \
-    add_bias_block(y, stride, rows, cols, bias);                                                          \
-  }                                                                                                       \
-  HWY_ATTR void column_sums_##suffix(const T* g, int64_t stride, int64_t rows, int64_t cols, T* sums) {   \
-    column_sums_block(g, stride, rows, cols, sums);                                                       \
-  }                                                                                                       \
-  HWY_ATTR void transpose_##suffix(const T* from, int64_t stride, int64_t rows, int64_t first,            \
-                                   int64_t last, T* to) {                                                 \
-    transpose_block(from, stride, rows, first, last, to);                                                 \
+#define ASPIS_LINEAR_INSTANCE(T, suffix)                                                                     \
+  HWY_ATTR void add_bias_##suffix(T* y, int64_t stride, int64_t rows, int64_t cols, const T* bias) {         \
+    add_bias_block(y, stride, rows, cols, bias);                                                             \
+  }                                                                                                          \
+  HWY_ATTR void column_sums_##suffix(const T* g, int64_t stride, int64_t rows, int64_t cols, T* sums) {      \
+    column_sums_block(g, stride, rows, cols, sums);                                                          \
+  }                                                                                                          \
+  HWY_ATTR void transpose_##suffix(const T* from, int64_t stride, int64_t rows, int64_t first, int64_t last, \
+                                   T* to) {                                                                  \
+    transpose_block(from, stride, rows, first, last, to);                                                    \
   }
 ASPIS_LINEAR_INSTANCE(float, f32)
 ASPIS_LINEAR_INSTANCE(double, f64)

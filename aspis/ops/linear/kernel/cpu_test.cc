@@ -40,12 +40,17 @@ Outputs<T> run(int64_t rows, int64_t in, int64_t out, int64_t gap = 0, bool plai
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const auto fill = [&](int64_t n) { return std::vector<T>(n, nan); };
   Outputs<T> o{fill(rows * out), fill(rows * in), fill(out * in), fill(out)};
-  std::vector<T> work(std::max(kernel::linear_workspace(rows, in, out),
-                               kernel::linear_vjp_workspace(rows, in, out, true, true)) + 1, nan);
-  const kernel::LinearParams<T> p{rows, in, out, x.data() + 1 * (gap > 0), in + gap, w.data() + 1 * (gap > 0), in + gap,
-                                  b.data(), o.y.data(), work.data()};
-  const kernel::LinearVjpParams<T> g{rows, in, out, p.x, p.weight, dy.data(), in + gap, in + gap, out + gap,
-                                     o.dx.data(), o.dweight.data(), o.dbias.data(), work.data()};
+  std::vector<T> work(
+      std::max(kernel::linear_workspace(rows, in, out), kernel::linear_vjp_workspace(rows, in, out, true, true)) +
+          1,
+      nan);
+  const kernel::LinearParams<T> p{
+      rows,     in,         out,        x.data() + 1 * (gap > 0), in + gap, w.data() + 1 * (gap > 0), in + gap,
+      b.data(), o.y.data(), work.data()};
+  const kernel::LinearVjpParams<T> g{
+      rows,       in,       out,       p.x,         p.weight,         dy.data(),
+      in + gap,   in + gap, out + gap, o.dx.data(), o.dweight.data(), o.dbias.data(),
+      work.data()};
   if (plain) {
     kernel::linear_reference(p);
     kernel::linear_vjp_reference(g);
@@ -76,9 +81,9 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 struct Size {
   int64_t rows, in, out;
 };
-const Size kSizes[] = {{1, 1, 1},    {1, 5, 3},    {2, 3, 1},     {15, 7, 33},  {16, 17, 16}, {17, 64, 10},
-                       {63, 31, 5},  {64, 36, 70}, {130, 128, 36}, {300, 1, 9},  {1029, 20, 3}, {2100, 48, 17},
-                       {200, 70, 300}};
+const Size kSizes[] = {{1, 1, 1},     {1, 5, 3},      {2, 3, 1},     {15, 7, 33},    {16, 17, 16},
+                       {17, 64, 10},  {63, 31, 5},    {64, 36, 70},  {130, 128, 36}, {300, 1, 9},
+                       {1029, 20, 3}, {2100, 48, 17}, {200, 70, 300}};
 
 }  // namespace
 
@@ -110,7 +115,8 @@ TEST_CASE("linear kernel and its gradients match the definition, rows with gaps 
 }
 
 TEST_CASE("linear kernel gives the same bits for 1, 2, 3 and 7 threads") {
-  for (const auto [rows, in, out] : {Size{1, 300, 200}, Size{40, 64, 256}, Size{777, 200, 130}, Size{5000, 24, 36}}) {
+  for (const auto [rows, in, out] :
+       {Size{1, 300, 200}, Size{40, 64, 256}, Size{777, 200, 130}, Size{5000, 24, 36}}) {
     CAPTURE(rows);
     set_num_threads(1);
     const auto want = run<float>(rows, in, out);
@@ -131,8 +137,9 @@ TEST_CASE("a row of linear does not depend on how many rows there are") {
     MESSAGE("not promised on this machine by ", kernel::gemm_provider());
     return;
   }
-  for (const auto [most, in, out] : {Size{900, 768, 384}, Size{400, 64, 256}, Size{700, 128, 36}, Size{300, 33, 17},
-                                     Size{300, 1000, 10}, Size{200, 2000, 300}, Size{300, 40, 1}, Size{300, 384, 1536}}) {
+  for (const auto [most, in, out] :
+       {Size{900, 768, 384}, Size{400, 64, 256}, Size{700, 128, 36}, Size{300, 33, 17}, Size{300, 1000, 10},
+        Size{200, 2000, 300}, Size{300, 40, 1}, Size{300, 384, 1536}}) {
     const auto all = run<float>(most, in, out);
     for (const int64_t rows : {1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129, 143, 144, 196}) {
       CAPTURE(rows);
@@ -150,18 +157,21 @@ TEST_CASE("linear kernel computes only the gradients asked for") {
   const auto all = run<float>(rows, in, out);
   const auto x = random_values<float>("x", rows * in), w = random_values<float>("w", out * in);
   const auto dy = random_values<float>("dy", rows * out);
-  std::vector<float> dbias(out), dweight(out * in), work(kernel::linear_vjp_workspace(rows, in, out, true, true) + 1);
-  kernel::linear_vjp<float>({rows, in, out, x.data(), w.data(), dy.data(), in, in, out, nullptr, nullptr,
-                             dbias.data(), work.data()});
-  kernel::linear_vjp<float>({rows, in, out, x.data(), w.data(), dy.data(), in, in, out, nullptr, dweight.data(),
-                             nullptr, work.data()});
+  std::vector<float> dbias(out), dweight(out * in),
+      work(kernel::linear_vjp_workspace(rows, in, out, true, true) + 1);
+  kernel::linear_vjp<float>(
+      {rows, in, out, x.data(), w.data(), dy.data(), in, in, out, nullptr, nullptr, dbias.data(), work.data()});
+  kernel::linear_vjp<float>(
+      {rows, in, out, x.data(), w.data(), dy.data(), in, in, out, nullptr, dweight.data(), nullptr, work.data()});
   CHECK(same_bits(dbias, all.dbias));
   CHECK(same_bits(dweight, all.dweight));
 }
 
 TEST_CASE("no rows give zero weight gradients, and no inputs give the bias") {
-  std::vector<float> w(6, 1.f), dw(6, 7.f), db(2, 7.f), work(kernel::linear_vjp_workspace(0, 3, 2, true, true) + 1);
-  kernel::linear_vjp<float>({0, 3, 2, nullptr, w.data(), nullptr, 3, 3, 2, nullptr, dw.data(), db.data(), work.data()});
+  std::vector<float> w(6, 1.f), dw(6, 7.f), db(2, 7.f),
+      work(kernel::linear_vjp_workspace(0, 3, 2, true, true) + 1);
+  kernel::linear_vjp<float>(
+      {0, 3, 2, nullptr, w.data(), nullptr, 3, 3, 2, nullptr, dw.data(), db.data(), work.data()});
   CHECK(dw == std::vector<float>(6, 0.f));
   CHECK(db == std::vector<float>(2, 0.f));
   const float bias[] = {3.f, 4.f};
@@ -182,7 +192,8 @@ TEST_CASE("gemm honours alpha, beta, both transpositions and leading dimensions"
       for (int64_t i = 0; i < m; i++) {
         for (int64_t j = 0; j < n; j++) {
           double sum = 0;
-          for (int64_t p = 0; p < k; p++) sum += (ta ? a[p * ld + i] : a[i * ld + p]) * (tb ? b[j * ld + p] : b[p * ld + j]);
+          for (int64_t p = 0; p < k; p++)
+            sum += (ta ? a[p * ld + i] : a[i * ld + p]) * (tb ? b[j * ld + p] : b[p * ld + j]);
           want[i * ld + j] = 2 * sum - 0.5 * want[i * ld + j];
         }
       }
