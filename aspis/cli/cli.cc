@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 
 #include "aspis/base/error.h"
 #include "aspis/cli/config_file.h"
@@ -25,8 +26,20 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
   return command;
 }
 
+namespace {
+
+// CLI11 keeps no default of a flag.
+std::map<const CLI::Option*, bool>& flag_defaults() {
+  static std::map<const CLI::Option*, bool> defaults;
+  return defaults;
+}
+
+}  // namespace
+
 CLI::Option* add_flag(CLI::App* command, const std::string& names, bool& value, const std::string& help) {
+  const bool initially = value;
   CLI::Option* option = command->add_flag(names, value, help);
+  flag_defaults()[option] = initially;
   if (!option->get_lnames().empty()) {
     std::string env = "ASPIS_";
     for (const char c : option->get_lnames().front()) env += c == '-' ? '_' : static_cast<char>(std::toupper(c));
@@ -52,8 +65,9 @@ std::string toml_value(const CLI::Option& option) {
     std::strtod(text.c_str(), &end);
     return *end == '\0' && text.find_first_of("xXnN") == std::string::npos;
   };
-  const bool is_flag = option.get_expected_min() == 0 && option.get_items_expected_max() == 0;
-  if (is_flag) return option.count() && option.as<bool>() ? "true" : "false";
+  if (const auto flag = flag_defaults().find(&option); flag != flag_defaults().end()) {
+    return (option.count() ? option.as<bool>() : flag->second) ? "true" : "false";
+  }
   std::vector<std::string> values = option.results();
   if (values.empty()) {
     const std::string shown = option.get_default_str();

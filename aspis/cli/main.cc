@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <new>
 
 #include "aspis/base/cpu.h"
@@ -139,10 +140,28 @@ int usage_error(const Context& context, const CLI::App& app, const CLI::ParseErr
   return static_cast<int>(ErrorKind::kUsage);
 }
 
+// `--resume RUN` means the options of that run unless --config says otherwise.
+std::vector<std::string> with_config_of_resumed_run(const std::vector<std::string>& arguments) {
+  std::string run;
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const std::string& a = arguments[i];
+    if (a.rfind("--config", 0) == 0) return arguments;
+    if (a == "--resume" && i + 1 < arguments.size()) run = arguments[i + 1];
+    if (a.rfind("--resume=", 0) == 0) run = a.substr(9);
+  }
+  const auto config = std::filesystem::path(run) / "config.toml";
+  std::error_code ec;
+  if (run.empty() || !std::filesystem::exists(config, ec)) return arguments;
+  auto extended = arguments;
+  extended.push_back("--config=" + config.string());
+  return extended;
+}
+
 int run(int argc, char** argv) {
   Context context;
   context.arguments.assign(argv + 1, argv + argc);
   remember_flags(context.arguments);
+  auto arguments = with_config_of_resumed_run(context.arguments);
   CLI::App app{kDescription, "aspis"};
   app.footer(kFooter);
   app.require_subcommand(0, 1);
@@ -165,7 +184,8 @@ int run(int argc, char** argv) {
   add_report(app, context);
   add_completion(app, context);
   try {
-    app.parse(argc, argv);
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+    app.parse(std::move(arguments));
     if (version) {
       print_out(version_text(context.globals.json));
     } else if (license) {
