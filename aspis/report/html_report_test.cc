@@ -5,7 +5,6 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <regex>
 
 #include "aspis/base/error.h"
 #include "aspis/base/file.h"
@@ -113,12 +112,15 @@ TEST_CASE("report refers to nothing outside of it") {
     CAPTURE(part);
     CHECK(html.find(part) == std::string::npos);
   }
-  std::smatch m;
-  const std::regex source("(src|href)='([^']*)'");
-  for (std::sregex_iterator it(html.begin(), html.end(), source), end; it != end; ++it) {
-    const std::string target = (*it)[2].str();
-    CHECK((target.starts_with("#") || target.starts_with("data:image/png;base64,")));
+  // Every address stays within the page or holds its bytes.
+  size_t found = 0;
+  for (const std::string attribute : {" src='", " href='"}) {
+    for (size_t at = html.find(attribute); at != std::string::npos; at = html.find(attribute, at + 1), ++found) {
+      const std::string target = html.substr(at + attribute.size(), 40);
+      CHECK((target.starts_with("#") || target.starts_with("data:image/png;base64,")));
+    }
   }
+  CHECK(found > 36);
 }
 
 TEST_CASE("curves are drawn without the script, with a title and words for each") {
