@@ -3,44 +3,54 @@
 #include <mlx/array.h>
 #include <mlx/utils.h>
 
-#include <cstdint>
-#include <optional>
 #include <vector>
+
+#include "aspis/ops/adamw/optimizer_step.h"
 
 namespace aspis {
 
 struct AdamWOptions {
-  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
-  double weight_decay = 0;
-  double max_norm = 0;  ///< clip the gradient to this global norm; 0: no clipping
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.01;
 };
 
 struct AdamWResult {
-  std::vector<mlx::core::array> parameters, first, second;
+  std::vector<mlx::core::array> params, m, v;
+  mlx::core::array applied;  ///< float32 scalar: 1, or 0 if the guard stopped the step
 };
 
-/// One update of all parameters by AdamW (Loshchilov and Hutter 2019; formula
-/// and order as `torch.optim.AdamW`, see README.md) in one primitive.
+/// One step of AdamW (Loshchilov and Hutter 2019; as torch.optim.AdamW) over all
+/// parameters in one primitive and one pass over memory:
 ///
-/// @param parameters, gradients, first, second  arrays of equal shapes at equal
-///        places; parameters and moments all float32 or all float64, gradients
-///        of any floating dtype
-/// @param decay  whether `weight_decay` applies, one per parameter
-/// @param step   1 for the first update
-/// @param norm   scalar, the global norm of the gradients: needed for clipping
-///               by min(1, max_norm / (norm + 1e-6))
-/// @param loss   scalar
-/// @return the new parameters and moments, lazily. If `norm` or `loss` is given
-///         and is not finite, they are the old ones, bit for bit.
+///     g = gradient * scale * min(1, max_norm / (norm * scale + 1e-6))
+///     p = p (1 - lr weight_decay)                              where `decay` is set
+///     m = beta1 m + (1 - beta1) g      v = beta2 v + (1 - beta2) g^2
+///     p = p - lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps)
 ///
-/// An input array that nobody else holds gives its buffer to the result, so a
-/// caller that drops the old arrays before evaluation updates in place.
-/// Throws `aspis::Error(kUsage)` for lists, shapes, dtypes or numbers that do
-/// not fit. There is no gradient, and no back end but the CPU's.
-AdamWResult adamw(const std::vector<mlx::core::array>& parameters, const std::vector<mlx::core::array>& gradients,
-                  const std::vector<mlx::core::array>& first, const std::vector<mlx::core::array>& second,
-                  const std::vector<bool>& decay, int64_t step, double learning_rate, const AdamWOptions& options,
-                  const std::optional<mlx::core::array>& norm = std::nullopt,
-                  const std::optional<mlx::core::array>& loss = std::nullopt, mlx::core::StreamOrDevice s = {});
+/// If the norm or the loss is not finite, parameters and moments come out
+/// unchanged and `applied` is 0: one `eval` of loss, norm and results per step is enough.
+///
+/// @param params     any shapes, all float32 (or all float64)
+/// @param gradients  one per parameter, same shape, any floating dtype
+/// @param m, v       moments, same shape and dtype as the parameter; zeros at first
+/// @param decay      one flag per parameter
+///
+/// Pass the lists by move and keep no other reference to their arrays: a buffer
+/// that nothing else holds is updated in place. (In the same `eval` as the forward pass,
+/// moments are; parameters go to new buffers, as the forward still holds them.)
+/// Learning rate and step are plain values, so a schedule costs nothing.
+/// Throws `aspis::Error(kUsage)` when counts, shapes, dtypes or numbers do not fit.
+AdamWResult adamw(std::vector<mlx::core::array> params, std::vector<mlx::core::array> gradients,
+                  std::vector<mlx::core::array> m, std::vector<mlx::core::array> v, const std::vector<bool>& decay,
+                  const AdamWOptions& options, const StepControl& control, mlx::core::StreamOrDevice s = {});
+
+/// The same out of MLX operations: oracle and fallback.
+AdamWResult adamw_composed(const std::vector<mlx::core::array>& params,
+                           const std::vector<mlx::core::array>& gradients, const std::vector<mlx::core::array>& m,
+                           const std::vector<mlx::core::array>& v, const std::vector<bool>& decay,
+                           const AdamWOptions& options, const StepControl& control,
+                           mlx::core::StreamOrDevice s = {});
 
 }  // namespace aspis

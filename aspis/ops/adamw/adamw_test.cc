@@ -5,13 +5,13 @@
 #include <mlx/transforms.h>
 
 #include <cmath>
-#include <cstring>
-#include <limits>
-#include <set>
 
 #include "aspis/base/error.h"
 #include "aspis/base/rng.h"
+#include "aspis/ops/adamw/adamw_cases.h"
 #include "aspis/ops/adamw/kernel/reference.h"
+#include "aspis/ops/grad_norm/grad_norm.h"
+#include "aspis/ops/harness/harness_doctest.h"
 
 using namespace aspis;
 namespace mx = mlx::core;
@@ -19,189 +19,185 @@ using Arrays = std::vector<mx::array>;
 
 namespace {
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
-mx::array random(const mx::Shape& shape, Rng& rng) {
+mx::array random_array(const char* name, mx::Shape shape, uint64_t index = 0) {
+  Rng rng(1, name, index);
   int64_t n = 1;
-  for (const int d : shape) n *= d;
-  std::vector<float> x(n);
-  for (float& v : x) v = static_cast<float>(rng.normal());
-  return mx::array(x.begin(), shape);
+  for (const auto d : shape) n *= d;
+  std::vector<float> values(n);
+  for (auto& v : values) v = static_cast<float>(rng.normal());
+  return mx::array(values.begin(), shape);
 }
 
-std::vector<double> values(mx::array a) {
-  a = mx::contiguous(mx::astype(a, mx::float64));
-  a.eval();
-  return {a.data<double>(), a.data<double>() + a.size()};
-}
-
-bool same_bits(mx::array a, mx::array b) {
-  a = mx::contiguous(a);
-  b = mx::contiguous(b);
-  mx::eval(a, b);
-  return a.nbytes() == b.nbytes() && std::memcmp(a.data<char>(), b.data<char>(), a.nbytes()) == 0;
-}
-
-struct Setup {
-  Arrays p, m, v, g;
-  std::vector<bool> decay;
-  explicit Setup(uint64_t seed = 1) {
-    Rng rng(seed, "adamw");
-    for (const mx::Shape& shape : {mx::Shape{3, 5}, {}, {40, 1000}, {7}, {0, 4}}) {
-      p.push_back(random(shape, rng));
-      g.push_back(random(shape, rng));
-      m.push_back(mx::zeros(shape));
-      v.push_back(mx::zeros(shape));
-      decay.push_back(shape.size() > 1);
-    }
-    mx::eval(p);
-    mx::eval(g);
+Arrays zeros_like(const Arrays& like) {
+  Arrays zeros;
+  for (const auto& a : like) {
+    zeros.push_back(mx::zeros(a.shape(), a.dtype()));
+    mx::eval(zeros.back());
   }
-};
+  return zeros;
+}
 
-void eval_all(const AdamWResult& r) {
-  Arrays all = r.parameters;
-  all.insert(all.end(), r.first.begin(), r.first.end());
-  all.insert(all.end(), r.second.begin(), r.second.end());
+void eval(const AdamWResult& r) {
+  Arrays all{r.applied};
+  for (const auto* list : {&r.params, &r.m, &r.v}) all.insert(all.end(), list->begin(), list->end());
   mx::eval(all);
 }
 
 }  // namespace
 
-TEST_CASE("adamw follows the definition for ten steps with clipping") {
-  Setup s;
-  std::vector<std::vector<double>> p, m, v;
-  for (const auto& a : s.p) p.push_back(values(a));
-  for (const auto& a : s.p) m.emplace_back(a.size());
-  v = m;
-  AdamWOptions o;
-  o.weight_decay = 0.05;
-  o.max_norm = 1.5;
-  Rng rng(9, "gradients");
-  for (int64_t step = 1; step <= 10; step++) {
-    for (auto& g : s.g) g = random(g.shape(), rng);
-    const double norm = step < 5 ? 6 : 1, rate = 0.01 / static_cast<double>(step);
-    const auto r = adamw(s.p, s.g, s.m, s.v, s.decay, step, rate, o, mx::array(static_cast<float>(norm)),
-                         mx::array(0.5f));
-    s.p = r.parameters;
-    s.m = r.first;
-    s.v = r.second;
-    if (step % 3 == 0) eval_all(r);  // evaluated at once or a few steps later
-    const double clip = std::min(1.0, 1.5 / (norm + 1e-6));
-    for (size_t i = 0; i < p.size(); i++) {
-      const auto g = values(s.g[i]);
-      for (size_t k = 0; k < g.size(); k++) {
-        kernel::adamw_reference(p[i][k], g[k], m[i][k], v[i][k], clip, o.beta1, o.beta2, o.eps,
-                                s.decay[i] ? o.weight_decay : 0, rate, step);
+TEST_CASE("adamw conforms on every instruction set") { harness::expect_conforms(adamw_entry()); }
+
+TEST_CASE("ten steps of adamw with a clipped norm follow an independent double loop") {
+  Arrays p{random_array("p", {7, 5}), random_array("p", {3}, 1)}, m = zeros_like(p), v = zeros_like(p);
+  std::vector<std::vector<kernel::AdamWElement>> want(2);
+  for (size_t i = 0; i < 2; i++) {
+    for (size_t j = 0; j < p[i].size(); j++) want[i].push_back({p[i].data<float>()[j], 0, 0});
+  }
+  AdamWOptions options;
+  options.weight_decay = 0.1;
+  for (int t = 1; t <= 10; t++) {
+    const Arrays g{random_array("g", {7, 5}, t), random_array("h", {3}, t)};
+    double squares = 0;
+    for (const auto& a : g) {
+      for (size_t j = 0; j < a.size(); j++) squares += std::pow(static_cast<double>(a.data<float>()[j]), 2);
+    }
+    StepControl control;
+    control.lr = 0.1 / t;
+    control.step = t;
+    control.max_norm = 1.5;
+    control.norm = global_norm(g);
+    auto r = adamw(std::move(p), g, std::move(m), std::move(v), {true, false}, options, control);
+    eval(r);
+    CHECK(r.applied.item<float>() == 1);
+    p = r.params, m = r.m, v = r.v;
+    const double factor = std::min(1.0, 1.5 / (std::sqrt(squares) + 1e-6));
+    for (size_t i = 0; i < 2; i++) {
+      for (size_t j = 0; j < want[i].size(); j++) {
+        want[i][j].step(factor * g[i].data<float>()[j], 0.1 / t, t, i == 0,
+                        {options.beta1, options.beta2, options.eps, options.weight_decay});
+        CHECK(p[i].data<float>()[j] == doctest::Approx(want[i][j].p).epsilon(2e-6));
+        CHECK(v[i].data<float>()[j] == doctest::Approx(want[i][j].v).epsilon(2e-6));
       }
     }
   }
-  for (size_t i = 0; i < p.size(); i++) {
-    const auto got = values(s.p[i]), got_m = values(s.m[i]), got_v = values(s.v[i]);
-    double worst = 0;
-    for (size_t k = 0; k < got.size(); k++) {
-      worst = std::max({worst, std::abs(got[k] - p[i][k]), std::abs(got_m[k] - m[i][k]), std::abs(got_v[k] - v[i][k])});
-    }
-    CHECK(worst < 3e-6);
-  }
 }
 
-TEST_CASE("adamw leaves every bit when loss or norm is not finite, and updates when both are") {
-  const Setup s;
-  for (const float bad : {kNan, kInf, -kInf}) {
-    for (const bool in_loss : {false, true}) {
-      AdamWOptions o;
-      o.max_norm = 1;
-      const auto norm = mx::array(in_loss ? 1.0f : bad), loss = mx::array(in_loss ? bad : 1.0f);
-      const auto r = adamw(s.p, s.g, s.m, s.v, s.decay, 1, 0.1, o, norm, loss);
-      eval_all(r);
-      for (size_t i = 0; i < s.p.size(); i++) {
-        CHECK(same_bits(r.parameters[i], s.p[i]));
-        CHECK(same_bits(r.first[i], s.m[i]));
-        CHECK(same_bits(r.second[i], s.v[i]));
-      }
+TEST_CASE("a NaN in the gradient or the loss leaves parameters and moments bit-equal") {
+  for (const bool composed : {false, true}) {
+    for (const bool bad_loss : {false, true}) {
+      const Arrays p{random_array("p", {40, 3})}, m{random_array("m", {40, 3})},
+          v{mx::abs(random_array("v", {40, 3}))};
+      const Arrays g{bad_loss ? random_array("g", {40, 3}) : mx::full({40, 3}, NAN)};
+      StepControl control;
+      control.norm = global_norm(g);
+      control.max_norm = 1;
+      control.loss = mx::array(bad_loss ? INFINITY : 1.0f);
+      auto r = composed ? adamw_composed(p, g, m, v, {true}, {}, control) : adamw(p, g, m, v, {true}, {}, control);
+      eval(r);
+      CHECK(r.applied.item<float>() == 0);
+      CHECK(mx::array_equal(r.params[0], p[0]).item<bool>());
+      CHECK(mx::array_equal(r.m[0], m[0]).item<bool>());
+      CHECK(mx::array_equal(r.v[0], v[0]).item<bool>());
     }
   }
-  const auto r = adamw(s.p, s.g, s.m, s.v, s.decay, 1, 0.1, {}, mx::array(1.0f), mx::array(1.0f));
-  CHECK_FALSE(same_bits(r.parameters[0], s.p[0]));
-  CHECK_FALSE(same_bits(r.first[0], s.m[0]));
 }
 
-TEST_CASE("adamw works in the buffers of arrays that nobody else holds and spares those that somebody holds") {
-  Setup s;
-  auto r = adamw(s.p, s.g, s.m, s.v, s.decay, 1, 0.01, {});
-  eval_all(r);
-  std::set<const void*> before;
-  for (const auto& list : {&r.parameters, &r.first, &r.second}) {
-    for (const auto& a : *list) {
-      if (a.size() > 0) before.insert(a.data<float>());
+TEST_CASE("adamw updates buffers in place when nothing else holds them, and only then") {
+  Arrays p{random_array("p", {100, 30}), random_array("p", {9}, 1)}, m = zeros_like(p), v = zeros_like(p);
+  const Arrays g{random_array("g", {100, 30}), random_array("g", {9}, 1)};
+  const mx::array snapshot = p[1];
+  const float before = snapshot.data<float>()[0];
+  const float* const p0 = p[0].data<float>();
+  const float* const m1 = m[1].data<float>();
+  const float* const v0 = v[0].data<float>();
+  const auto r = adamw(std::move(p), g, std::move(m), std::move(v), {true, true}, {}, {});
+  eval(r);
+  CHECK(r.params[0].data<float>() == p0);
+  CHECK(r.m[1].data<float>() == m1);
+  CHECK(r.v[0].data<float>() == v0);
+  CHECK(r.params[1].data<float>() != snapshot.data<float>());
+  CHECK(snapshot.data<float>()[0] == before);
+  CHECK(r.params[1].data<float>()[0] != before);
+}
+
+TEST_CASE("one eval computes loss, gradients, norm and step, and the forward sees the old parameters") {
+  Arrays p{random_array("p", {50})};
+  Arrays m = zeros_like(p), v = zeros_like(p);
+  const auto before = std::vector<float>(p[0].data<float>(), p[0].data<float>() + 50);
+  auto [loss, g] = mx::value_and_grad([](const Arrays& a) { return mx::sum(mx::square(a[0])); })(p);
+  StepControl control;
+  control.lr = 0.1;
+  control.norm = global_norm({g});
+  control.loss = loss;
+  const mx::array after_use = mx::sum(mx::multiply(p[0], mx::array(2.0f)));
+  auto r = adamw(std::move(p), {g}, std::move(m), std::move(v), {false}, {}, control);
+  mx::eval({r.params[0], r.m[0], r.v[0], loss, *control.norm, after_use});
+  double sum = 0, squares = 0;
+  for (const float x : before) {
+    sum += x;
+    squares += static_cast<double>(x) * x;
+  }
+  CHECK(loss.item<float>() == doctest::Approx(squares));
+  CHECK(mx::array(after_use).item<float>() == doctest::Approx(2 * sum).epsilon(1e-4));
+  CHECK(control.norm->item<float>() == doctest::Approx(2 * std::sqrt(squares)));
+  // The first step moves every parameter by lr towards zero.
+  for (size_t j = 0; j < 50; j++) {
+    CHECK(r.params[0].data<float>()[j] ==
+          doctest::Approx(before[j] - std::copysign(0.1, before[j])).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("adamw takes gradients of other layouts and dtypes, and results can be evaluated one by one") {
+  const Arrays p{random_array("p", {6, 4})};
+  const auto g = random_array("g", {4, 6});
+  const auto half = mx::astype(g, mx::bfloat16);
+  const auto plain = adamw(p, {mx::contiguous(mx::astype(mx::transpose(half), mx::float32))}, zeros_like(p),
+                           zeros_like(p), {true}, {}, {});
+  const auto turned = adamw(p, {mx::transpose(half)}, zeros_like(p), zeros_like(p), {true}, {}, {});
+  mx::eval(turned.v[0]);
+  mx::eval(turned.params[0]);
+  CHECK(mx::array_equal(plain.params[0], turned.params[0]).item<bool>());
+  CHECK(mx::array_equal(plain.m[0], turned.m[0]).item<bool>());
+  CHECK(mx::array_equal(plain.v[0], turned.v[0]).item<bool>());
+}
+
+TEST_CASE("adamw works on hundreds of small arrays and on none") {
+  Arrays p, g;
+  for (int i = 0; i < 300; i++) {
+    p.push_back(random_array("p", {i % 37 + 1}, i));
+    g.push_back(mx::ones({i % 37 + 1}));
+  }
+  const auto r = adamw(p, g, zeros_like(p), zeros_like(p), std::vector<bool>(300, false), {}, {});
+  eval(r);
+  bool moved = true;
+  for (int i = 0; i < 300; i++) {
+    for (int j = 0; j <= i % 37; j++) {
+      moved = moved && std::abs(p[i].data<float>()[j] - 1e-3f - r.params[i].data<float>()[j]) < 1e-6f;
     }
   }
-  CHECK(before.size() == 12);
-  CHECK(before.count(s.p[2].data<float>()) == 0);  // s.p is still held here
-  const mx::array kept = r.parameters[2];
-  const auto kept_values = values(kept);
-  Arrays p = std::move(r.parameters), m = std::move(r.first), v = std::move(r.second);
-  r = adamw(p, s.g, m, v, s.decay, 2, 0.01, {});
-  p.clear();
-  m.clear();
-  v.clear();
-  eval_all(r);
-  size_t reused = 0;
-  for (const auto& list : {&r.parameters, &r.first, &r.second}) {
-    for (const auto& a : *list) reused += a.size() > 0 && before.count(a.data<float>());
-  }
-  CHECK(reused == 11);
-  CHECK(values(kept) == kept_values);
-  CHECK(values(r.parameters[2]) != kept_values);
-}
-
-TEST_CASE("adamw results can be evaluated one by one and dropped") {
-  const Setup s;
-  const auto whole = adamw(s.p, s.g, s.m, s.v, s.decay, 1, 0.01, {});
-  eval_all(whole);
-  auto r = adamw(s.p, s.g, s.m, s.v, s.decay, 1, 0.01, {});
-  r.second.clear();
-  r.first[0].eval();
-  CHECK(same_bits(r.first[0], whole.first[0]));
-  CHECK(same_bits(r.parameters[2], whole.parameters[2]));
-}
-
-TEST_CASE("adamw takes double, strided and narrow gradients") {
-  const auto p = mx::array({1.0f, 2.0f, 3.0f, 4.0f}, {2, 2}), z = mx::zeros({2, 2});
-  const auto g = mx::array({1.0f, -1.0f, 0.5f, 0.25f}, {2, 2});
-  const auto want = adamw({p}, {g}, {z}, {z}, {true}, 1, 0.1, {}).parameters[0];
-  const auto turned = mx::transpose(mx::contiguous(mx::transpose(g)));
-  CHECK(same_bits(adamw({p}, {turned}, {z}, {z}, {true}, 1, 0.1, {}).parameters[0], want));
-  CHECK(same_bits(adamw({p}, {mx::astype(g, mx::bfloat16)}, {z}, {z}, {true}, 1, 0.1, {}).parameters[0], want));
-  const auto wide = [](const mx::array& a) { return mx::astype(a, mx::float64); };
-  const auto d = adamw({wide(p)}, {g}, {wide(z)}, {wide(z)}, {true}, 1, 0.1, {}).parameters[0];
-  CHECK(d.dtype() == mx::float64);
-  // The first step moves by lr g / (|g| + eps).
-  const auto got = values(d);
-  CHECK(got[0] == doctest::Approx(1 - 0.1 / (1 + 1e-8)).epsilon(1e-14));
-  CHECK(got[1] == doctest::Approx(2 + 0.1 / (1 + 1e-8)).epsilon(1e-14));
+  CHECK(moved);
+  CHECK(adamw({}, {}, {}, {}, {}, {}, {}).params.empty());
 }
 
 TEST_CASE("adamw refuses what does not fit with one sentence") {
-  const auto a = mx::zeros({2}), b = mx::zeros({3});
-  CHECK_THROWS_WITH_AS(adamw({a}, {}, {a}, {a}, {true}, 1, 0.1, {}),
-                       "[adamw] parameters, gradients, first, second and decay must be lists of one length; got 1, 0, "
-                       "1, 1 and 1",
-                       Error);
-  CHECK_THROWS_WITH_AS(adamw({a}, {b}, {a}, {a}, {true}, 1, 0.1, {}),
-                       "[adamw] gradients[0] must have shape of its parameter = {2}; got {3}", Error);
-  CHECK_THROWS_WITH_AS(adamw({mx::zeros({2}, mx::float16)}, {a}, {a}, {a}, {true}, 1, 0.1, {}),
-                       "[adamw] parameters and moments must all be float32 or all float64; got float16 at [0]. Try: "
-                       "train in float32",
-                       Error);
-  CHECK_THROWS_WITH_AS(adamw({a}, {a}, {a}, {a}, {true}, 0, 0.1, {}),
-                       "[adamw] step must be at least 1; got 0.000000", Error);
-  AdamWOptions o;
-  o.max_norm = 1;
-  CHECK_THROWS_WITH_AS(adamw({a}, {a}, {a}, {a}, {true}, 1, 0.1, o),
-                       "[adamw] norm is needed for clipping by max_norm; got none. Try: global_norm(gradients)", Error);
-  CHECK_THROWS_AS(adamw({a}, {a}, {a}, {a}, {true}, 1, NAN, {}), Error);
-  CHECK_THROWS_AS(adamw({a}, {a}, {a}, {a}, {true}, 1, 0.1, {}, b), Error);
+  const Arrays p{mx::zeros({2, 3})}, z{mx::zeros({2, 3})};
+  const auto step = [&](const Arrays& g, const Arrays& m, StepControl control = {}, AdamWOptions options = {}) {
+    return adamw(p, g, m, z, {true}, options, control);
+  };
+  CHECK_THROWS_WITH_AS(step({}, z), "[adamw] gradients must hold one entry per parameter, 1; got 0", Error);
+  CHECK_THROWS_WITH_AS(step({mx::zeros({3, 2})}, z),
+                       "[adamw] gradients[0] must have shape {parameter} = {2, 3}; got {3, 2}", Error);
+  CHECK_THROWS_WITH_AS(step(z, {mx::zeros({2, 3}, mx::float16)}),
+                       "[adamw] m[0] must be float32 like its parameter; got float16", Error);
+  StepControl control;
+  control.lr = NAN;
+  CHECK_THROWS_WITH_AS(step(z, z, control), "[adamw] lr must be a finite number of at least 0; got nan", Error);
+  control.lr = 1;
+  control.max_norm = 1;
+  CHECK_THROWS_WITH_AS(
+      step(z, z, control),
+      "[adamw] clipping needs the norm of the gradients; got none. Try: pass global_norm(gradients)", Error);
+  AdamWOptions options;
+  options.beta1 = 1;
+  CHECK_THROWS_AS(step(z, z, {}, options), Error);
 }

@@ -1,9 +1,13 @@
 #include "aspis/ops/adamw/kernel/cpu.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
+#include <type_traits>
 
-#include "aspis/ops/common/flat_blocks.h"
+#include "aspis/base/parallel.h"
+#include "aspis/ops/adamw/kernel/factors.h"
+#include "aspis/ops/grad_norm/kernel/segments.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -15,47 +19,72 @@
 
 #if HWY_ONCE
 namespace aspis::kernel {
+
+HWY_EXPORT(adamw_f32);
+HWY_EXPORT(adamw_f64);
+
 namespace {
 
-HWY_EXPORT(adamw_part_f32);
-HWY_EXPORT(adamw_part_f64);
-
-template <typename T>
-void copy(const T* from, T* to, int64_t n) {
-  if (from != to) std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
+// Calls f(array, first, count) for blocks of all arrays on the team.
+template <typename T, typename F>
+void for_segments(const UpdateParams<T>& p, F f) {
+  constexpr int64_t kBlock = 1 << 14;
+  const SegmentList list =
+      cut_arrays(static_cast<int64_t>(p.arrays.size()), kBlock, [&](int64_t i) { return p.arrays[i].n; });
+  parallel_for(list.tasks(), [&](int64_t task) {
+    for (int64_t s = list.starts[task]; s < list.starts[task + 1]; s++) {
+      const Segment& segment = list.segments[s];
+      f(p.arrays[segment.array], segment.first, segment.count);
+    }
+  });
 }
 
 template <typename T>
-void run(const AdamWParams<T>& a,
-         void (*part_fn)(const typename AdamWParams<T>::Part&, const AdamWFactors<T>&, int64_t, int64_t)) {
-  using Part = typename AdamWParams<T>::Part;
-  const auto finite = [](const T* value) { return !value || std::isfinite(*value); };
-  const bool apply = finite(a.norm) && finite(a.loss);
-  const AdamWFactors<T> factors[2] = {{a, false}, {a, true}};
-  std::vector<int64_t> sizes;
-  for (const Part& part : a.parts) sizes.push_back(part.size);
-  const ops::FlatBlocks flat(sizes);
-  parallel_for(flat.blocks(), [&](int64_t block) {
-    flat.for_parts(block, [&](int64_t i, int64_t offset, int64_t n) {
-      const Part& part = a.parts[i];
-      if (apply) return part_fn(part, factors[part.decay ? 1 : 0], offset, n);
-      copy(part.p + offset, part.new_p + offset, n);
-      copy(part.m + offset, part.new_m + offset, n);
-      copy(part.v + offset, part.new_v + offset, n);
-    });
+void pass_through(const UpdateParams<T>& p) {
+  for_segments(p, [](const UpdateArray<T>& a, int64_t first, int64_t count) {
+    for (int i = 0; i < kMaxUpdated; i++) {
+      if (a.out[i] && a.out[i] != a.in[i]) std::copy_n(a.in[i] + first, count, a.out[i] + first);
+    }
   });
 }
 
 }  // namespace
 
-template <>
-void adamw(const AdamWParams<float>& a) {
-  run<float>(a, &HWY_DYNAMIC_DISPATCH(adamw_part_f32));
+template <typename T>
+double gradient_factor(const UpdateParams<T>& p) {
+  constexpr double kStop = std::numeric_limits<double>::quiet_NaN();
+  if (p.loss && !std::isfinite(*p.loss)) return kStop;
+  if (!p.norm) return p.gradient_scale;
+  if (!std::isfinite(*p.norm)) return kStop;
+  if (!(p.max_norm > 0)) return p.gradient_scale;
+  // The small number and the order are PyTorch's (clip_grad_norm_).
+  const double norm = static_cast<double>(*p.norm) * std::abs(p.gradient_scale);
+  return p.gradient_scale * std::min(1.0, p.max_norm / (norm + 1e-6));
 }
-template <>
-void adamw(const AdamWParams<double>& a) {
-  run<double>(a, &HWY_DYNAMIC_DISPATCH(adamw_part_f64));
+
+template <typename T>
+void adamw(const UpdateParams<T>& p, const AdamWConstants& constants) {
+  const double factor = gradient_factor(p);
+  const bool applied = std::isfinite(factor);
+  if (p.applied) *p.applied = applied ? 1.0f : 0.0f;
+  if (!applied) {
+    pass_through(p);
+    return;
+  }
+  const AdamWFactors<T> f(constants, p.learning_rate, p.step, factor);
+  for_segments(p, [&](const UpdateArray<T>& a, int64_t first, int64_t count) {
+    if constexpr (std::is_same_v<T, float>) {
+      HWY_DYNAMIC_DISPATCH(adamw_f32)(a, first, count, f);
+    } else {
+      HWY_DYNAMIC_DISPATCH(adamw_f64)(a, first, count, f);
+    }
+  });
 }
+
+template double gradient_factor(const UpdateParams<float>&);
+template double gradient_factor(const UpdateParams<double>&);
+template void adamw(const UpdateParams<float>&, const AdamWConstants&);
+template void adamw(const UpdateParams<double>&, const AdamWConstants&);
 
 }  // namespace aspis::kernel
 #endif

@@ -6,21 +6,19 @@
 
 namespace aspis::kernel {
 
-/// The definition for one element in double, written from the paper (algorithm
-/// 2 with PyTorch's order of decay) without the kernel's factors: the oracle of
-/// the tests. `clip` is the factor of the gradient.
-inline void adamw_reference(double& p, double g, double& m, double& v, double clip, double beta1, double beta2,
-                            double eps, double decay, double rate, int64_t step) {
-  g *= clip;
-  m = beta1 * m + (1 - beta1) * g;
-  v = beta2 * v + (1 - beta2) * g * g;
-  double power1 = 1, power2 = 1;
-  for (int64_t i = 0; i < step; i++) {
-    power1 *= beta1;
-    power2 *= beta2;
+/// The definition for one element in double, without guard: `g` is already
+/// scaled and clipped.
+struct AdamWElement {
+  double p, m, v;
+
+  void step(double g, double lr, int64_t t, bool decay, const AdamWConstants& c) {
+    if (decay) p -= lr * c.weight_decay * p;
+    m = c.beta1 * m + (1 - c.beta1) * g;
+    v = c.beta2 * v + (1 - c.beta2) * g * g;
+    const double m_hat = m / (1 - std::pow(c.beta1, static_cast<double>(t)));
+    const double v_hat = v / (1 - std::pow(c.beta2, static_cast<double>(t)));
+    p -= lr * m_hat / (std::sqrt(v_hat) + c.eps);
   }
-  p -= rate * decay * p;
-  p -= rate * (m / (1 - power1)) / (std::sqrt(v / (1 - power2)) + eps);
-}
+};
 
 }  // namespace aspis::kernel
