@@ -5,29 +5,28 @@
 
 namespace aspis {
 
-enum class Reduction { kMean, kSum, kNone };
+enum class Reduction { kNone, kMean, kSum };
 
 struct CrossEntropyOptions {
-  double label_smoothing = 0;  ///< in [0, 1]: this share of each target is spread over all classes
+  double label_smoothing = 0;  ///< in [0, 1]: q = (1 - smoothing) target + smoothing / classes
   Reduction reduction = Reduction::kMean;
-  int ignore_index = -100;  ///< samples with this label count nothing; labels only
+  int ignore_index = -100;  ///< rows with this label have loss 0 and do not count in the mean
 };
 
-/// Cross-entropy of softmax(logits) with the targets, as
-/// `torch.nn.functional.cross_entropy`: -sum_c q_c log softmax(x)_c with q the
-/// target after smoothing. Softmax, logarithm and reduction are one kernel.
+/// Cross-entropy of softmax(logits) and the targets, with the logarithm of the
+/// softmax fused in; the meaning is that of torch.nn.functional.cross_entropy.
 ///
-/// @param logits   {N, C}, C at least 1, floating point; float16 and bfloat16
-///                 are computed in float32
-/// @param targets  integer {N}: labels; or floating {N, C}: weights of the
-///                 classes, usually with row sum 1
-/// @return a scalar, or {N} for kNone, in float32 (float64 if an input is).
-///         kMean divides by the samples that are not ignored (NaN if all are).
-///         Values cannot be checked without waiting for them: a label outside
-///         [0, C) that is not `ignore_index` gives its sample the loss NaN and
-///         a gradient of NaN.
-/// Gradients: logits, and targets where they are weights.
-/// Throws `aspis::Error(kUsage)` for shapes, dtypes and options that do not fit.
+/// @param logits   {N, C}, floating point
+/// @param targets  {N} integers: class numbers; or {N, C} floating point: weights of the classes
+/// @return {N} for kNone, else a scalar; dtype of the logits (float16 and
+///         bfloat16 are computed in float32 and returned so). The mean is over
+///         the rows that are not ignored; over no rows it is NaN.
+///
+/// Labels are data and so unknown when the graph is built: a label that is
+/// neither in [0, C) nor `ignore_index` gives a NaN loss and gradient for its row
+/// (and thus a NaN mean). Class numbers must fit in 32 bits.
+/// Gradients for the logits and for soft targets.
+/// Throws `aspis::Error(kUsage)` when shapes, dtypes or the smoothing do not fit.
 mlx::core::array cross_entropy(const mlx::core::array& logits, const mlx::core::array& targets,
                                const CrossEntropyOptions& options = {}, mlx::core::StreamOrDevice s = {});
 

@@ -7,33 +7,11 @@
 namespace aspis {
 namespace {
 
-harness::Tensors reference(const CrossEntropyCase& c, const harness::Tensors& in) {
-  kernel::CrossEntropyParams<double> p;
-  p.rows = c.rows;
-  p.classes = c.classes;
-  p.x = in[0].data.data();
-  p.x_stride = p.t_stride = c.classes;
-  std::vector<int64_t> labels;
-  if (c.soft) {
-    p.t = in[1].data.data();
-  } else {
-    labels.assign(in[1].data.begin(), in[1].data.end());
-    p.labels = labels.data();
-  }
-  p.smoothing = c.smoothing;
-  p.ignore_index = c.ignore_index;
-  p.mean = c.reduction == 0;
-  p.reduce = c.reduction != 2;
-  harness::Tensor loss{{}, std::vector<double>(p.reduce ? 1 : c.rows)};
-  if (!p.reduce) loss.shape = {c.rows};
-  p.loss = loss.data.data();
-  kernel::cross_entropy_reference(p);
-  return {loss};
-}
-
-harness::OpInstance instance_of(const CrossEntropyCase& c) {
+harness::OpInstance make_instance(const CrossEntropyCase& c) {
+  static const char* const kReductions[] = {"none", "mean", "sum"};
   harness::OpCase plain;
-  plain.name = c.name;
+  plain.name = std::to_string(c.rows) + "x" + std::to_string(c.classes) + (c.soft ? " soft" : " labels") +
+               (c.smoothing > 0 ? " smoothed " : " ") + kReductions[c.reduction];
   plain.uses = c.uses;
   plain.inputs = {{"logits", {c.rows, c.classes}, harness::Fill::normal(2)}};
   if (c.soft) {
@@ -41,14 +19,37 @@ harness::OpInstance instance_of(const CrossEntropyCase& c) {
   } else {
     plain.inputs.push_back({"targets", {c.rows}, harness::Fill::labels(c.classes)});
   }
-  plain.reference = [c](const harness::Tensors& in) { return reference(c, in); };
-  const double n = static_cast<double>(c.rows) * c.classes, reads = c.soft ? 2 : 1;
-  plain.forward = {.flops = (c.soft ? 8 : 4) * n, .exps = n, .bytes = 4 * reads * n};
-  plain.backward = {.flops = (c.soft ? 12 : 6) * n, .exps = 2 * n, .bytes = 4 * (reads + (c.soft ? 2 : 1)) * n};
+  const kernel::LossReduction reductions[] = {kernel::LossReduction::kNone, kernel::LossReduction::kMean,
+                                              kernel::LossReduction::kSum};
+  plain.reference = [c, reduction = reductions[c.reduction]](const harness::Tensors& in) {
+    harness::Tensor loss;
+    if (c.reduction == 0) loss.shape = {c.rows};
+    loss.data.resize(c.reduction == 0 ? c.rows : 1);
+    std::vector<int32_t> labels;
+    if (!c.soft) {
+      for (const double v : in[1].data) labels.push_back(static_cast<int32_t>(v));
+    }
+    kernel::CrossEntropyParams<double> p;
+    p.rows = c.rows;
+    p.classes = c.classes;
+    p.logits = in[0].data.data();
+    p.logits_stride = c.classes;
+    p.labels = c.soft ? nullptr : labels.data();
+    p.soft = c.soft ? in[1].data.data() : nullptr;
+    p.soft_stride = c.classes;
+    p.smoothing = c.smoothing;
+    p.reduction = reduction;
+    p.loss = loss.data.data();
+    kernel::cross_entropy_reference(p);
+    return harness::Tensors{loss};
+  };
+  const double n = 1.0 * c.rows * c.classes;
+  plain.forward = {.flops = 3 * n, .exps = n, .bytes = (c.soft ? 8 : 4) * n};
+  plain.backward = {.flops = 4 * n, .exps = n, .bytes = (c.soft ? 16 : 8) * n};
+
   CrossEntropyOptions options;
   options.label_smoothing = c.smoothing;
-  options.reduction = static_cast<Reduction>(c.reduction);
-  options.ignore_index = c.ignore_index;
+  options.reduction = c.reduction == 0 ? Reduction::kNone : c.reduction == 1 ? Reduction::kMean : Reduction::kSum;
   return {plain,
           [options](const harness::Arrays& in) { return harness::Arrays{cross_entropy(in[0], in[1], options)}; },
           [options](const harness::Arrays& in) {
@@ -59,11 +60,12 @@ harness::OpInstance instance_of(const CrossEntropyCase& c) {
 }  // namespace
 
 harness::OpEntry cross_entropy_entry() {
-  return {"cross_entropy", "softmax cross-entropy with labels or weights", {"cpu", "composed"}, true, false, [] {
-            std::vector<harness::OpInstance> instances;
-            for (const CrossEntropyCase& c : kCrossEntropyCases) instances.push_back(instance_of(c));
-            return instances;
-          }};
+  return {
+      "cross_entropy", "softmax cross-entropy with labels or soft targets", {"cpu", "composed"}, true, false, [] {
+        std::vector<harness::OpInstance> instances;
+        for (const CrossEntropyCase& c : kCrossEntropyCases) instances.push_back(make_instance(c));
+        return instances;
+      }};
 }
 
 }  // namespace aspis

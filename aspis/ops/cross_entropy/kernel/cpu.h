@@ -4,8 +4,8 @@
 
 namespace aspis::kernel {
 
-/// T is float or double. Runs on the team in blocks of whole rows; the losses of
-/// the rows are added in double in the order of the rows.
+/// T is float or double. Both run on the team, a block of rows per task; the
+/// reduction adds the rows in order.
 template <typename T>
 void cross_entropy(const CrossEntropyParams<T>& p);
 template <typename T>

@@ -4,30 +4,39 @@
 
 namespace aspis::kernel {
 
-/// Cross-entropy over the rows of a {rows, classes} matrix. Row r of the logits
-/// starts at x + r * x_stride. Targets are `labels`, or weights t + r * t_stride
-/// where `labels` is null.
+enum class LossReduction { kNone, kMean, kSum };
+
+/// Cross-entropy of {rows, classes} logits. Exactly one of `labels` {rows} and
+/// `soft` {rows, classes} is set. With t the target, a one-hot row for a label,
+///
+///     q = (1 - smoothing) t + smoothing / classes
+///     loss = sum_c q_c (m + log sum_k exp(x_k - m) - x_c),   m = max_c x_c
+///
+/// A row whose label is `ignore_index` has loss 0 and does not count in the
+/// mean; any other label outside [0, classes) gives NaN.
 template <typename T>
 struct CrossEntropyParams {
   int64_t rows = 0, classes = 0;
-  const T* x = nullptr;
-  int64_t x_stride = 0;
-  const int64_t* labels = nullptr;
-  const T* t = nullptr;
-  int64_t t_stride = 0;
+  const T* logits = nullptr;
+  int64_t logits_stride = 0;  ///< between rows; a row is contiguous
+  const int32_t* labels = nullptr;
+  const T* soft = nullptr;
+  int64_t soft_stride = 0;
   double smoothing = 0;
-  int64_t ignore_index = -100;
-  bool mean = false, reduce = false;  ///< reduce: one value (mean or sum), else one per row
-  T* loss = nullptr;
+  int32_t ignore_index = -100;
+  LossReduction reduction = LossReduction::kMean;
+  T* loss = nullptr;        ///< {rows} for kNone, else one value
+  T* row_loss = nullptr;    ///< {rows}; the same as `loss` for kNone
+  T* statistics = nullptr;  ///< {rows, 2}: m and log sum exp(x - m), for the gradient
 };
 
-/// Gradients: dy has one value, or one per row without `reduce`. dx and dt are
-/// dense {rows, classes}; either may be null.
+/// dlogits = dloss (sum(q) softmax(x) - q), dsoft = dloss (1 - smoothing) (-log softmax(x)),
+/// both dense; a null output is not computed.
 template <typename T>
 struct CrossEntropyVjpParams {
-  CrossEntropyParams<T> in;  ///< `loss` is not used
-  const T* dy = nullptr;
-  T *dx = nullptr, *dt = nullptr;
+  CrossEntropyParams<T> forward;  ///< inputs and statistics; its outputs are not used
+  const T* dloss = nullptr;       ///< {rows} for kNone, else one value
+  T *dlogits = nullptr, *dsoft = nullptr;
 };
 
 }  // namespace aspis::kernel
