@@ -35,13 +35,17 @@ mx::array Optimizer::update(const std::vector<mx::array>& gradients, const mx::a
   options.beta2 = settings_.beta2;
   options.eps = settings_.eps;
   options.weight_decay = settings_.weight_decay;
-  options.max_norm = settings_.clip;
   const mx::array norm = global_norm(gradients);
-  auto result =
-      adamw(parameters, gradients, first_, second_, decay_, steps_ + 1, learning_rate, options, norm, loss);
-  module_.update(result.parameters);
-  first_ = std::move(result.first);
-  second_ = std::move(result.second);
+  StepControl control;
+  control.lr = learning_rate;
+  control.step = steps_ + 1;
+  control.norm = norm;
+  control.max_norm = settings_.clip;
+  control.loss = loss;
+  auto result = adamw(std::move(parameters), gradients, std::move(first_), std::move(second_), decay_, options, control);
+  module_.update(result.params);
+  first_ = std::move(result.m);
+  second_ = std::move(result.v);
   return norm;
 }
 
