@@ -101,15 +101,19 @@ std::vector<float> random(const char* name, int64_t n, double lo, double hi) {
   return v;
 }
 
-void measure(ScanShape s, bool full, double budget, double rate, double library_rate) {
+// `ordered` visits the tokens by a permutation, as cross scans do.
+void measure(ScanShape s, bool full, double budget, double rate, double library_rate, bool ordered = false) {
   const int64_t rows = s.batch * s.length, BLD = rows * s.channels, BLN = rows * s.state, DN = s.channels * s.state;
   const auto u = random("u", BLD, -1, 1), delta = random("delta", BLD, full ? -6.0 : 0.001, full ? -2.0 : 0.1);
   const auto z = random("z", BLD, -2, 2), dout = random("dout", BLD, -1, 1);
   const auto B = random("B", BLN, -1, 1), C = random("C", BLN, -1, 1), D = random("D", s.channels, 0, 1);
   std::vector<float> A(DN), out(BLD), checkpoints(s.checkpoint_size());
   for (int64_t i = 0; i < DN; i++) A[i] = -static_cast<float>(i % s.state + 1);
+  std::vector<int32_t> order(s.length);
+  for (int64_t i = 0; i < s.length; i++) order[i] = static_cast<int32_t>(i * 8 % s.length);  // odd lengths only
   ScanParams<float> p;
   p.shape = s;
+  if (ordered) p.order = order.data();
   const ScanRows<const float> dense{nullptr, s.length * s.channels, s.channels};
   p.u = p.delta = dense;
   p.u.data = u.data();
@@ -149,7 +153,7 @@ void measure(ScanShape s, bool full, double budget, double rate, double library_
   const double n = static_cast<double>(BLD * s.state);
   std::printf("%2lld %4lld %5lld %3lld %-6s %7.4f %9.1f %9.1f %9.3f %9.3f %9.3f %9.3f %6.2f\n",
               static_cast<long long>(s.batch), static_cast<long long>(s.length), static_cast<long long>(s.channels),
-              static_cast<long long>(s.state), full ? "full" : "core", forward / n * 1e9,
+              static_cast<long long>(s.state), ordered ? "order" : full ? "full" : "core", forward / n * 1e9,
               100 * n / rate / forward, 100 * n / library_rate / forward, 1e3 * forward, 1e3 * saving,
               1e3 * backward, 1e3 * (saving + backward), (saving + backward) / forward);
 }
@@ -170,6 +174,7 @@ int main(int argc, char** argv) {
     measure({8, 196, 384, 16, 1}, full, budget, rate, library);
     measure({1, 512, 1536, 16, 1}, full, budget, rate, library);
   }
+  measure({64, 49, 128, 16, 1}, true, budget, rate, library, true);
   measure({2, 196, 1536, 8, 1}, true, budget, rate, library);
   measure({2, 196, 768, 64, 1}, true, budget, rate, library);
   measure({2, 196, 1536, 1, 1}, true, budget, rate, library);

@@ -17,8 +17,10 @@ inline constexpr int64_t kPanel = kScanPanel, kSegment = kScanSegment;
 // Vector registers: what can be kept live in the inner loops.
 #if HWY_TARGET == HWY_AVX3
 inline constexpr int kManyRegisters = 1;
+inline constexpr int kExpGroup = 4;  // exponentials computed side by side
 #else
 inline constexpr int kManyRegisters = 0;
+inline constexpr int kExpGroup = 1;
 #endif
 
 // a = exp(dt A) for any sign of A: +inf above the range, 0 below, NaN for NaN. Takes dt kScale, so that the change of
@@ -50,6 +52,13 @@ struct DecayExp {
     } else {
       return simd::Exp(d, x);
     }
+  }
+
+  // The same for kCount values of A, `stride` elements apart.
+  template <int kCount>
+  HWY_INLINE void group(V step, const T* a, int64_t stride, V* out) const {
+    const D d;
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) out[i] = (*this)(step, hn::Load(d, a + i * stride));
   }
 };
 
@@ -86,6 +95,37 @@ struct DecayExp<hn::ScalableTag<float>> {
     const __m512 q = _mm512_fmadd_ps(_mm512_fmadd_ps(c3, f, c2), f, c1);
     const __m512 p = _mm512_fmadd_ps(_mm512_mul_ps(root, f), q, root);
     return V{_mm512_scalef_ps(p, n)};
+  }
+
+  // kCount exponentials stage by stage. One of them is a chain of some 40 cycles
+  // and the scheduler of the processor sees about 64 instructions, four chains
+  // that follow each other: too few to fill the pipes. The empty asm statements
+  // keep the compiler from putting the chains one behind the other again.
+  template <int kCount>
+  HWY_INLINE void group(V step, const float* a, int64_t stride, V* out) const {
+    __m512 x[kCount], n[kCount], root[kCount], q[kCount];
+    const auto stage = [](__m512* v) HWY_ATTR {
+      HWY_UNROLL(8) for (int i = 0; i < kCount; i++) asm volatile("" : "+v"(v[i]));
+    };
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) x[i] = _mm512_mul_ps(step.raw, _mm512_load_ps(a + i * stride));
+    stage(x);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) n[i] = _mm512_add_ps(x[i], magic);
+    stage(n);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) root[i] = _mm512_permutexvar_ps(_mm512_castps_si512(n[i]), roots);
+    stage(root);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) n[i] = _mm512_sub_ps(n[i], magic);
+    stage(n);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) x[i] = _mm512_sub_ps(x[i], n[i]);
+    stage(x);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) q[i] = _mm512_fmadd_ps(c3, x[i], c2);
+    stage(q);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) q[i] = _mm512_fmadd_ps(q[i], x[i], c1);
+    stage(q);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) x[i] = _mm512_mul_ps(root[i], x[i]);
+    stage(x);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) x[i] = _mm512_fmadd_ps(x[i], q[i], root[i]);
+    stage(x);
+    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) out[i].raw = _mm512_scalef_ps(x[i], n[i]);
   }
 
   __m512 roots, magic, c1, c2, c3;
@@ -170,7 +210,8 @@ void load_matrix_panels(const ScanShape& s, const Unit& unit, const T* rows, boo
   }
 }
 
-// What the steps of one time block read: tokens and their rows of B and C.
+// What the steps of one time block read: tokens and their rows of B and C. Tokens
+// behind `count` repeat the last one, for functions that take several at a time.
 template <typename T>
 struct TimeBlock {
   int64_t count = 0;
@@ -188,6 +229,7 @@ HWY_INLINE void fill_time_block(const ScanParams<T>& p, int64_t b, int64_t group
     block->B[i] = p.B.constant ? nullptr : p.B.row(b, t, group);
     block->C[i] = p.C.constant ? nullptr : p.C.row(b, t, group);
   }
+  for (int64_t i = block->count; i < kSegment; i++) block->token[i] = block->token[block->count - 1];
 }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

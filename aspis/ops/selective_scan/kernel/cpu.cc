@@ -16,6 +16,7 @@
 #include <hwy/highway.h>
 
 #include "aspis/ops/selective_scan/kernel/common-inl.h"
+#include "aspis/ops/selective_scan/kernel/pointwise-inl.h"
 #include "aspis/ops/selective_scan/kernel/forward-inl.h"
 #include "aspis/ops/selective_scan/kernel/backward-inl.h"
 #include "aspis/ops/selective_scan/kernel/step-inl.h"

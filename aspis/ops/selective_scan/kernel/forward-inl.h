@@ -3,7 +3,7 @@
 // One task is one sample and one unit of panels of 16 channels. Time goes in
 // blocks of 16 tokens outside, channel blocks (one vector of channels) inside,
 // tokens inside that, so that the rows of a block stay in L1 and in few pages.
-// A tile of up to 16 states of one channel block lives in registers for the
+// A tile of up to 8 states of one channel block lives in registers for the
 // whole block; A is a panel {N, 16} in L1, B_t[n] and C_t[n] are broadcast from
 // memory, and no lane sum is needed. What depends on (token, channel) alone -
 // softplus, dt u, the gate - is done once for all states, before and after.
@@ -39,6 +39,7 @@ HWY_NOINLINE void forward_tile(const DecayExp<D>& decay, const TimeBlock<T>& tim
   const D d;
   const DecayExp<D> exp = decay;
   constexpr int64_t kLanes = hn::MaxLanes(d);
+  constexpr int kGroup = kStates < kExpGroup ? kStates : kExpGroup;
   A += n0 * kPanel;
   state += n0 * kPanel;
   V x[kStates];
@@ -48,15 +49,20 @@ HWY_NOINLINE void forward_tile(const DecayExp<D>& decay, const TimeBlock<T>& tim
     const V dtu = hn::Load(d, rows->dtu + i * kLanes);
     const T* B = kConstB ? nullptr : time.B[i];
     const T* C = kConstC ? nullptr : time.C[i];
-    V y[2] = {hn::Zero(d), hn::Zero(d)};
-    if (n0 != 0) y[0] = hn::Load(d, rows->y + i * kLanes);
-    HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
-      const V a = exp(step, hn::Load(d, A + n * kPanel));
-      const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, B_panel, n0 + n));
-      x[n] = hn::MulAdd(a, x[n], b);
-      y[n & 1] = hn::MulAdd(x[n], matrix_value<kConstC>(d, C, C_panel, n0 + n), y[n & 1]);
+    V y = hn::Zero(d);
+    if (n0 != 0) y = hn::Load(d, rows->y + i * kLanes);
+    HWY_UNROLL(16) for (int n = 0; n < kStates; n += kGroup) {
+      V a[kGroup];
+      exp.template group<kGroup>(step, A + n * kPanel, kPanel, a);
+      HWY_UNROLL(8) for (int k = 0; k < kGroup; k++) {
+        const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, B_panel, n0 + n + k));
+        x[n + k] = hn::MulAdd(a[k], x[n + k], b);
+      }
+      HWY_UNROLL(8) for (int k = 0; k < kGroup; k++) {
+        y = hn::MulAdd(x[n + k], matrix_value<kConstC>(d, C, C_panel, n0 + n + k), y);
+      }
     }
-    hn::Store(hn::Add(y[0], y[1]), d, rows->y + i * kLanes);
+    hn::Store(y, d, rows->y + i * kLanes);
   }
   HWY_UNROLL(16) for (int n = 0; n < kStates; n++) hn::Store(x[n], d, state + n * kPanel);
 }
@@ -66,16 +72,12 @@ HWY_INLINE void forward_states(const DecayExp<D>& exp, const TimeBlock<T>& time,
                                const T* B_panel, const T* C_panel, ForwardRows<T>* rows) {
   // Constant matrices are rare: two tile sizes keep the code small.
   constexpr bool kAllSizes = !kConstB && !kConstC;
-  constexpr int kLargest = kAllSizes ? (kManyRegisters ? 16 : 8) : 4;
+  constexpr int kLargest = kAllSizes ? 8 : 4;
   int64_t n = 0;
   for (; n + kLargest <= states; n += kLargest) {
     forward_tile<kLargest, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
   }
   if constexpr (kAllSizes) {
-    if (kLargest > 8 && states - n >= 8) {
-      forward_tile<8, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
-      n += 8;
-    }
     if (states - n >= 4) {
       forward_tile<4, kConstB, kConstC, D>(exp, time, n, A, state, B_panel, C_panel, rows);
       n += 4;
@@ -96,13 +98,19 @@ template <class D, class T = hn::TFromD<D>>
 HWY_INLINE void forward_prologue(D d, const ScanParams<T>& p, int64_t b, const TimeBlock<T>& time,
                                  const TimeBlock<T>& next, int64_t channel, int64_t valid, ForwardRows<T>* rows) {
   constexpr int64_t kLanes = hn::MaxLanes(d);
+  using Math = TokenMath<D>;
   const auto bias = p.delta_bias ? load_channels(d, p.delta_bias + channel, valid) : hn::Zero(d);
-  for (int64_t i = 0; i < time.count; i++) {
-    const auto u = load_channels(d, p.u.row(b, time.token[i]) + channel, valid);
-    auto dt = hn::Add(load_channels(d, p.delta.row(b, time.token[i]) + channel, valid), bias);
-    if (p.softplus) dt = simd::Softplus(d, dt);
-    hn::Store(clamp_step(d, dt), d, rows->step + i * kLanes);
-    hn::Store(hn::Mul(dt, u), d, rows->dtu + i * kLanes);
+  for (int64_t i = 0; i < time.count; i += Math::kTokens) {
+    hn::Vec<D> dt[Math::kTokens];
+    HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+      dt[k] = hn::Add(load_channels(d, p.delta.row(b, time.token[i + k]) + channel, valid), bias);
+    }
+    if (p.softplus) Math::softplus(dt);
+    HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+      const auto u = load_channels(d, p.u.row(b, time.token[i + k]) + channel, valid);
+      hn::Store(clamp_step(d, dt[k]), d, rows->step + (i + k) * kLanes);
+      hn::Store(hn::Mul(dt[k], u), d, rows->dtu + (i + k) * kLanes);
+    }
   }
   for (int64_t i = 0; i < next.count; i++) {
     hwy::Prefetch(p.u.row(b, next.token[i]) + channel);
@@ -116,12 +124,23 @@ HWY_INLINE void forward_epilogue(D d, const ScanParams<T>& p, int64_t b, const T
                                  int64_t valid, const ForwardRows<T>& rows) {
   constexpr int64_t kLanes = hn::MaxLanes(d);
   const auto skip = p.D ? load_channels(d, p.D + channel, valid) : hn::Zero(d);
-  for (int64_t i = 0; i < time.count; i++) {
-    const int64_t t = time.token[i];
-    auto y = hn::Load(d, rows.y + i * kLanes);
-    if (p.D) y = hn::MulAdd(skip, load_channels(d, p.u.row(b, t) + channel, valid), y);
-    if (p.z) y = hn::Mul(y, simd::Silu(d, load_channels(d, p.z.row(b, t) + channel, valid)));
-    store_channels(y, d, p.out.row(b, t) + channel, valid);
+  using Math = TokenMath<D>;
+  for (int64_t i = 0; i < time.count; i += Math::kTokens) {
+    hn::Vec<D> z[Math::kTokens];
+    if (p.z) {
+      HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+        z[k] = load_channels(d, p.z.row(b, time.token[i + k]) + channel, valid);
+      }
+      Math::silu(z);
+    }
+    HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+      if (i + k >= time.count) break;
+      const int64_t t = time.token[i + k];
+      auto y = hn::Load(d, rows.y + (i + k) * kLanes);
+      if (p.D) y = hn::MulAdd(skip, load_channels(d, p.u.row(b, t) + channel, valid), y);
+      if (p.z) y = hn::Mul(y, z[k]);
+      store_channels(y, d, p.out.row(b, t) + channel, valid);
+    }
   }
 }
 
