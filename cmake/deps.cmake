@@ -5,7 +5,7 @@
 #   MLX 0.32.4     MIT            (PyPI wheel)          (PyPI wheel)     ops and all above
 #   Highway        Apache-2.0     libhwy-dev            highway          simd, kernels
 #   oneDNN 2.6|3   Apache-2.0     libdnnl-dev           (Accelerate)     ops/linear
-#   OpenMP         compiler       (libgomp)             libomp           base
+#   OpenMP         compiler       (libgomp)             -                ops/linear (to keep oneDNN on one thread)
 #   fmt            MIT            libfmt-dev            fmt              everywhere, private
 #   nlohmann/json  MIT            nlohmann-json3-dev    nlohmann-json    io, report, train, cli
 #   CLI11          BSD-3-Clause   libcli11-dev          cli11            cli
@@ -22,9 +22,6 @@ find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(PNG REQUIRED)
 find_package(JPEG REQUIRED)
-if(ASPIS_THREADS STREQUAL "openmp")
-  find_package(OpenMP REQUIRED COMPONENTS CXX)
-endif()
 if(APPLE)
   find_library(ASPIS_ACCELERATE Accelerate REQUIRED)
 else()

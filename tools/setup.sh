@@ -31,7 +31,7 @@ debian_packages=(
   libjpeg62-turbo-dev libpng-dev zlib1g-dev doctest-dev)
 # Without it the demo falls back to the built-in shapes; Ubuntu has it too.
 debian_data=(dataset-fashion-mnist)
-brew_packages=(cmake ninja ccache pkg-config highway libomp fmt nlohmann-json cli11 jpeg-turbo libpng doctest)
+brew_packages=(cmake ninja ccache pkg-config highway fmt nlohmann-json cli11 jpeg-turbo libpng doctest)
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else ${SUDO:-sudo} "$@"; fi

@@ -7,22 +7,18 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include <unistd.h>
 #if defined(__linux__)
 #include <sched.h>
 #endif
 
 #include "aspis/base/ftz.h"
 
-#if defined(ASPIS_THREADS_OPENMP)
-#include <omp.h>
-#else
-#include <condition_variable>
-#include <mutex>
-#include <vector>
-#endif
 
 namespace aspis {
 namespace {
@@ -115,7 +111,6 @@ void run_serially(int64_t n, TaskFn fn, void* context) {
 // What one member does: takes task numbers until none is left.
 void work(std::atomic<int64_t>& next, int64_t n, TaskFn fn, void* context, int worker, FirstException& first) {
   const FlushToZeroGuard ftz;
-  const bool outer = t_inside_team;
   t_inside_team = true;
   for (;;) {
     const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
@@ -126,34 +121,28 @@ void work(std::atomic<int64_t>& next, int64_t n, TaskFn fn, void* context, int w
       first.keep();
     }
   }
-  t_inside_team = outer;
+  t_inside_team = false;
 }
 
-}  // namespace
-
-#if defined(ASPIS_THREADS_OPENMP)
-
-void run_tasks(int64_t n, TaskFn fn, void* context) {
-  const int team = static_cast<int>(std::min<int64_t>(num_threads(), n));
-  if (team <= 1 || t_inside_team || omp_in_parallel()) {
-    run_serially(n, fn, context);
-    return;
-  }
-  FirstException first;
-  std::atomic<int64_t> next{0};
-  // Always the full team: asking libgomp for changing sizes makes it tear
-  // threads down and start them again.
-#pragma omp parallel num_threads(num_threads())
-  work(next, n, fn, context, omp_get_thread_num(), first);
-  first.rethrow();
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
 }
 
-#else
+// How long a helper looks for the next job before it sleeps, and the caller for
+// the last helper: about 50 us, the gap between two operators of a model. On a
+// core that another process wants, spinning longer only takes time from those
+// who have work.
+constexpr int kSpins = 1500;
 
-namespace {
-
-// A fixed set of std::threads for platforms without OpenMP and for the thread
-// sanitizer, which does not see libgomp's barriers.
+// The helpers. A job is open from the moment it is published until the caller
+// has found no task left; helpers enter an open job and the caller waits for
+// those inside only. A helper that has not woken up in time is not waited for,
+// so a busy machine costs speed but never a stall, which is what a barrier over
+// a fixed team costs there (libgomp: 10 times slower on 2 cores with load 5).
 class Team {
  public:
   static Team& instance() {
@@ -166,27 +155,29 @@ class Team {
     grow(size - 1);
     FirstException first;
     std::atomic<int64_t> next{0};
-    {
-      const std::lock_guard lock(mutex_);
-      job_ = {&next, n, fn, context, &first};
-      helpers_wanted_ = size - 1;
-      running_ = size - 1;
-      generation_++;
-    }
-    wake_.notify_all();
+    job_ = {&next, n, fn, context, &first, size - 1};
+    state_.fetch_add(1, std::memory_order_seq_cst);  // now odd: open
+    state_.notify_all();
     work(next, n, fn, context, 0, first);
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return running_ == 0; });
-    lock.unlock();
+    state_.fetch_add(1, std::memory_order_seq_cst);  // even: closed
+    for (int spins = 0; inside_.load(std::memory_order_acquire) != 0; spins++) {
+      if (spins < kSpins) {
+        pause_briefly();
+      } else if (const int count = inside_.load(std::memory_order_acquire); count != 0) {
+        inside_.wait(count, std::memory_order_acquire);
+      }
+    }
     first.rethrow();
   }
 
   ~Team() {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
+    if (owner_ != getpid()) {  // a forked child has no helpers
+      for (auto& t : threads_) t.detach();
+      return;
     }
-    wake_.notify_all();
+    stop_.store(true);
+    state_.fetch_add(2, std::memory_order_seq_cst);
+    state_.notify_all();
     for (auto& t : threads_) t.join();
   }
 
@@ -197,42 +188,49 @@ class Team {
     TaskFn fn = nullptr;
     void* context = nullptr;
     FirstException* first = nullptr;
+    int helpers = 0;
   };
 
   void grow(int helpers) {
     while (static_cast<int>(threads_.size()) < helpers) {
       const int index = static_cast<int>(threads_.size());
-      uint64_t seen;
-      {
-        const std::lock_guard lock(mutex_);
-        seen = generation_;
-      }
-      threads_.emplace_back([this, index, seen] { serve(index, seen); });
+      threads_.emplace_back([this, index, seen = state_.load()] { serve(index, seen); });
     }
   }
 
-  void serve(int index, uint64_t seen) {
+  // Waits for the state to differ from `seen` and returns it.
+  uint32_t next_state(uint32_t seen) {
+    for (int spins = 0; spins < kSpins; spins++) {
+      if (const uint32_t now = state_.load(std::memory_order_acquire); now != seen) return now;
+      pause_briefly();
+    }
+    state_.wait(seen, std::memory_order_acquire);
+    return state_.load(std::memory_order_acquire);
+  }
+
+  void serve(int index, uint32_t seen) {
     for (;;) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
-      if (stop_) return;
-      seen = generation_;
-      if (index >= helpers_wanted_) continue;
-      const Job job = job_;
-      lock.unlock();
-      work(*job.next, job.n, job.fn, job.context, index + 1, *job.first);
-      lock.lock();
-      if (--running_ == 0) done_.notify_one();
+      const uint32_t now = next_state(seen);
+      if (stop_.load(std::memory_order_relaxed)) return;
+      seen = now;
+      if (now % 2 == 0) continue;
+      // Enter first, look again afterwards: either this sees that the job is
+      // closed, or the caller sees that someone is inside.
+      inside_.fetch_add(1, std::memory_order_seq_cst);
+      if (state_.load(std::memory_order_seq_cst) == now && index < job_.helpers) {
+        work(*job_.next, job_.n, job_.fn, job_.context, index + 1, *job_.first);
+      }
+      if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) inside_.notify_one();
     }
   }
 
-  std::mutex callers_, mutex_;
-  std::condition_variable wake_, done_;
+  std::mutex callers_;
   std::vector<std::thread> threads_;
   Job job_;
-  int helpers_wanted_ = 0, running_ = 0;
-  uint64_t generation_ = 0;
-  bool stop_ = false;
+  alignas(64) std::atomic<uint32_t> state_{0};  // odd while a job is open
+  alignas(64) std::atomic<int> inside_{0};
+  std::atomic<bool> stop_{false};
+  const pid_t owner_ = getpid();
 };
 
 }  // namespace
@@ -245,8 +243,6 @@ void run_tasks(int64_t n, TaskFn fn, void* context) {
   }
   Team::instance().run(n, fn, context, team);
 }
-
-#endif
 
 }  // namespace detail
 }  // namespace aspis

@@ -31,8 +31,8 @@ void run_tasks(int64_t n, TaskFn fn, void* context);
 /// parallel_for the tasks run one after the other. The first exception of a
 /// task is thrown again here; tasks not yet begun are then skipped.
 ///
-/// Only one thread of a process should call this at a time (libgomp keeps a
-/// team per calling thread): loader threads decode without it.
+/// One thread of a process calls this at a time; others wait for their turn.
+/// Loader threads decode without it.
 template <typename F>
 void parallel_for(int64_t n, F&& task) {
   using Fn = std::remove_reference_t<F>;

@@ -262,7 +262,10 @@ class Trainer {
   }
 
   void load_last() {
-    const Checkpoint c = load_checkpoint(folder_->last(), {.model = o_.model, .fallback = {folder_->best()}});
+    CheckpointExpected expected;
+    expected.model = o_.model;
+    expected.fallback = {folder_->best()};
+    const Checkpoint c = load_checkpoint(folder_->last(), expected);
     const std::string where = c.folder.string() + "/";
     require(
         c.file("config.json") == model_->config_json(),

@@ -25,7 +25,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 // two a cycle) and fit into 16 registers.
 HWY_ATTR float fma_chains(int64_t rounds) {
   const hn::ScalableTag<float> d;
-  auto a0 = hn::Iota(d, 0.f), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, a8 = a0, a9 = a0;
+  // Equal start values would let the compiler merge the chains into one.
+  auto a0 = hn::Iota(d, 0.f), a1 = hn::Iota(d, 1.f), a2 = hn::Iota(d, 2.f), a3 = hn::Iota(d, 3.f);
+  auto a4 = hn::Iota(d, 4.f), a5 = hn::Iota(d, 5.f), a6 = hn::Iota(d, 6.f), a7 = hn::Iota(d, 7.f);
+  auto a8 = hn::Iota(d, 8.f), a9 = hn::Iota(d, 9.f);
   const auto m = hn::Set(d, 0.999f), c = hn::Set(d, 0.001f);
   for (int64_t i = 0; i < rounds; i++) {
     a0 = hn::MulAdd(a0, m, c), a1 = hn::MulAdd(a1, m, c), a2 = hn::MulAdd(a2, m, c), a3 = hn::MulAdd(a3, m, c);
