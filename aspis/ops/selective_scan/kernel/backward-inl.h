@@ -2,17 +2,17 @@
 // cpu.cc, after forward-inl.h.
 //
 // One task is one sample and one unit. Segments of 16 tokens go from last to
-// first; each starts from its checkpoint. For a tile of a few states and two
-// channel blocks the segment is run forward again, keeping a_t and x_t in an L1
-// scratch, and then swept backward with the adjoint state in registers:
+// first; each starts from its checkpoint. For a tile of a few states and one or
+// two channel blocks the segment is run forward again, keeping a_t and x_t in an
+// L1 scratch, and then swept backward with the adjoint state in registers:
 //
 //     lambda_t = C_t g_t + a_{t+1} lambda_{t+1};   m_t = a_t lambda_t
 //     q = m_t x_{t-1} = lambda_t a_t x_{t-1}       (no division, exact to rounding)
 //     dA += dt q;  ddt += A q;  sum_B += lambda B;  dB_t += lambda dt u;  dC_t += g x_t
 //
 // dB and dC are summed over the channel blocks of a unit as vectors and reduced
-// over lanes once per segment; two blocks at a time halve the traffic to those
-// vectors. Units and samples are added at the end in a fixed order.
+// over lanes once per segment. Units and samples are added at the end in a fixed
+// order.
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
@@ -53,35 +53,46 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
                                 const BackwardBlock<T>* blocks, const LaneSums<T>& sums) {
   using V = hn::Vec<D>;
   const D d;
+  const LaneSums<T> lane_sums = sums;
   constexpr int64_t kLanes = hn::MaxLanes(d);
   constexpr int64_t kRow = kBlocks * kStates * kLanes;
+  constexpr bool kKeepX = kManyRegisters && kBlocks == 1;  // x_t of the sweep stays in registers
   HWY_ALIGN T kept_a[kSegment * kRow];
   HWY_ALIGN T kept_x[(kSegment + 1) * kRow];  // before each step, and after the last
   const int64_t p0 = n0 * kPanel;
+  // Copies that no store can change.
+  BackwardBlock<T> at[kBlocks];
+  HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
+    at[k] = blocks[k];
+    at[k].A += p0, at[k].B += p0, at[k].C += p0;
+  }
+  V x[kBlocks][kStates];
   {
     const DecayExp<D> exp = decay;
-    V x[kBlocks][kStates];
     HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
       HWY_UNROLL(16) for (int n = 0; n < kStates; n++) x[k][n] = hn::LoadU(d, blocks[k].x0 + p0 + n * kPanel);
     }
     for (int64_t i = 0; i < time.count; i++) {
       T *a_row = kept_a + i * kRow, *x_row = kept_x + i * kRow;
-      const T* B = kConstB ? nullptr : time.B[i];
       HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
-        const V step = hn::Load(d, blocks[k].rows->step + i * kLanes);
-        const V dtu = hn::Load(d, blocks[k].rows->dtu + i * kLanes);
+        const T* B = opaque(kConstB ? at[k].B : time.B[i] + n0);
+        const V step = hn::Load(d, at[k].rows->step + i * kLanes);
+        const V dtu = hn::Load(d, at[k].rows->dtu + i * kLanes);
+        V a[kStates];
+        exp.template group<kStates>(step, opaque(at[k].A), kPanel, a);
         HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
-          const V a = exp(step, hn::Load(d, blocks[k].A + p0 + n * kPanel));
-          const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, blocks[k].B, n0 + n));
-          hn::Store(a, d, a_row + (k * kStates + n) * kLanes);
+          const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, n));
+          hn::Store(a[n], d, a_row + (k * kStates + n) * kLanes);
           hn::Store(x[k][n], d, x_row + (k * kStates + n) * kLanes);
-          x[k][n] = hn::MulAdd(a, x[k][n], b);
+          x[k][n] = hn::MulAdd(a[n], x[k][n], b);
         }
       }
     }
     T* x_row = kept_x + time.count * kRow;
     HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
-      HWY_UNROLL(16) for (int n = 0; n < kStates; n++) hn::Store(x[k][n], d, x_row + (k * kStates + n) * kLanes);
+      HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
+        if constexpr (!kKeepX) hn::Store(x[k][n], d, x_row + (k * kStates + n) * kLanes);
+      }
     }
   }
 
@@ -96,29 +107,39 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
   }
   for (int64_t i = time.count - 1; i >= 0; i--) {
     const T *a_row = kept_a + i * kRow, *x_row = kept_x + i * kRow;
-    const T* B = kConstB ? nullptr : time.B[i];
-    const T* C = kConstC ? nullptr : time.C[i];
-    T* lanes_B = sums.B + (i * sums.states + n0) * kLanes;
-    T* lanes_C = sums.C + (i * sums.states + n0) * kLanes;
+    const T *B[kBlocks], *C[kBlocks], *A[kBlocks];
+    T* lanes_B = opaque(lane_sums.B + (i * lane_sums.states + n0) * kLanes);
+    T* lanes_C = opaque(lane_sums.C + (i * lane_sums.states + n0) * kLanes);
     V g[kBlocks], dt[kBlocks], dtu[kBlocks], sum_B[kBlocks], sum_A[kBlocks], y[kBlocks];
     HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
-      const BackwardRows<T>& rows = *blocks[k].rows;
+      const BackwardRows<T>& rows = *at[k].rows;
+      B[k] = kConstB ? opaque(at[k].B) : k == 0 ? opaque(time.B[i] + n0) : B[0];
+      C[k] = kConstC ? opaque(at[k].C) : k == 0 ? opaque(time.C[i] + n0) : C[0];
+      A[k] = opaque(at[k].A);
       g[k] = hn::Load(d, rows.g + i * kLanes);
       dt[k] = hn::Load(d, rows.dt + i * kLanes);
       dtu[k] = hn::Load(d, rows.dtu + i * kLanes);
-      sum_B[k] = hn::Load(d, rows.sum_B + i * kLanes);
-      sum_A[k] = hn::Load(d, rows.sum_A + i * kLanes);
-      if constexpr (kGate) y[k] = hn::Load(d, rows.y + i * kLanes);
+      sum_B[k] = sum_A[k] = y[k] = hn::Zero(d);
+      if (n0 != 0) {
+        sum_B[k] = hn::Load(d, rows.sum_B + i * kLanes);
+        sum_A[k] = hn::Load(d, rows.sum_A + i * kLanes);
+        if constexpr (kGate) y[k] = hn::Load(d, rows.y + i * kLanes);
+      }
     }
     HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
       V lane_B, lane_C;
       if constexpr (!kConstB) lane_B = hn::Load(d, lanes_B + n * kLanes);
       if constexpr (!kConstC) lane_C = hn::Load(d, lanes_C + n * kLanes);
       HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
-        const V b = matrix_value<kConstB>(d, B, blocks[k].B, n0 + n);
-        const V c = matrix_value<kConstC>(d, C, blocks[k].C, n0 + n);
-        const V x_after = hn::Load(d, x_row + kRow + (k * kStates + n) * kLanes);
+        const V b = matrix_value<kConstB>(d, B[k], n);
+        const V c = matrix_value<kConstC>(d, C[k], n);
         const V x_before = hn::Load(d, x_row + (k * kStates + n) * kLanes);
+        V x_after = x[k][n];
+        if constexpr (kKeepX) {
+          x[k][n] = x_before;
+        } else {
+          x_after = hn::Load(d, x_row + kRow + (k * kStates + n) * kLanes);
+        }
         const V lambda = hn::MulAdd(g[k], c, m[k][n]);
         if constexpr (kConstC) {
           dC[k][n] = hn::MulAdd(g[k], x_after, dC[k][n]);
@@ -135,13 +156,13 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
         m[k][n] = hn::Mul(lambda, hn::Load(d, a_row + (k * kStates + n) * kLanes));
         const V q = hn::Mul(m[k][n], x_before);
         dA[k][n] = hn::MulAdd(dt[k], q, dA[k][n]);
-        sum_A[k] = hn::MulAdd(q, hn::Load(d, blocks[k].A + p0 + n * kPanel), sum_A[k]);
+        sum_A[k] = hn::MulAdd(q, hn::Load(d, A[k] + n * kPanel), sum_A[k]);
       }
       if constexpr (!kConstB) hn::Store(lane_B, d, lanes_B + n * kLanes);
       if constexpr (!kConstC) hn::Store(lane_C, d, lanes_C + n * kLanes);
     }
     HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
-      BackwardRows<T>& rows = *blocks[k].rows;
+      BackwardRows<T>& rows = *at[k].rows;
       hn::Store(sum_B[k], d, rows.sum_B + i * kLanes);
       hn::Store(sum_A[k], d, rows.sum_A + i * kLanes);
       if constexpr (kGate) hn::Store(y[k], d, rows.y + i * kLanes);
@@ -187,28 +208,36 @@ HWY_INLINE void backward_prologue(D d, const ScanVjpParams<T>& q, int64_t b, con
   const int64_t channel = block.channel, valid = block.valid;
   const auto zero = hn::Zero(d);
   const auto bias = p.delta_bias ? load_channels(d, p.delta_bias + channel, valid) : zero;
-  for (int64_t i = 0; i < time.count; i++) {
-    const int64_t t = time.token[i], at = i * kLanes;
-    const auto u = load_channels(d, p.u.row(b, t) + channel, valid);
-    auto dt = hn::Add(load_channels(d, p.delta.row(b, t) + channel, valid), bias);
-    if (p.softplus) {
-      hn::Store(simd::SoftplusGrad(d, dt), d, rows.slope + at);
-      dt = simd::Softplus(d, dt);
+  using Math = TokenMath<D>;
+  for (int64_t i = 0; i < time.count; i += Math::kTokens) {
+    hn::Vec<D> value[Math::kTokens], slope[Math::kTokens];
+    HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+      value[k] = hn::Add(load_channels(d, p.delta.row(b, time.token[i + k]) + channel, valid), bias);
     }
-    hn::Store(clamp_step(d, dt), d, rows.step + at);
-    hn::Store(dt, d, rows.dt + at);
-    hn::Store(hn::Mul(dt, u), d, rows.dtu + at);
-    auto g = load_channels(d, q.dout.row(b, t) + channel, valid);
+    if (p.softplus) Math::softplus_and_grad(value, slope);
+    HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+      const int64_t at = (i + k) * kLanes;
+      const auto u = load_channels(d, p.u.row(b, time.token[i + k]) + channel, valid);
+      if (p.softplus) hn::Store(slope[k], d, rows.slope + at);
+      hn::Store(clamp_step(d, value[k]), d, rows.step + at);
+      hn::Store(value[k], d, rows.dt + at);
+      hn::Store(hn::Mul(value[k], u), d, rows.dtu + at);
+    }
     if (p.z) {
-      auto value = zero, grad = zero;
-      simd::SiluAndGrad(d, load_channels(d, p.z.row(b, t) + channel, valid), value, grad);
-      hn::Store(hn::Mul(g, grad), d, rows.gz + at);
-      g = hn::Mul(g, value);
+      HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+        value[k] = load_channels(d, p.z.row(b, time.token[i + k]) + channel, valid);
+      }
+      Math::silu_and_grad(value, slope);
     }
-    hn::Store(g, d, rows.g + at);
-    hn::Store(zero, d, rows.sum_B + at);
-    hn::Store(zero, d, rows.sum_A + at);
-    hn::Store(zero, d, rows.y + at);
+    HWY_UNROLL(4) for (int k = 0; k < Math::kTokens; k++) {
+      const int64_t at = (i + k) * kLanes;
+      auto g = load_channels(d, q.dout.row(b, time.token[i + k]) + channel, valid);
+      if (p.z) {
+        hn::Store(hn::Mul(g, slope[k]), d, rows.gz + at);
+        g = hn::Mul(g, value[k]);
+      }
+      hn::Store(g, d, rows.g + at);
+    }
   }
   for (int64_t i = 0; i < next.count; i++) {
     hwy::Prefetch(p.u.row(b, next.token[i]) + channel);
@@ -252,13 +281,44 @@ HWY_INLINE void backward_epilogue(D d, const ScanVjpParams<T>& q, int64_t b, con
   hn::Store(sum_bias, d, dbias);
 }
 
+// Sums of the lanes of up to `count` vectors, in their order.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void lane_sums(D d, const T* vectors, int64_t count, T* sums) {
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  for (int64_t n = 0; n < count; n++) sums[n] = simd::LaneSum(d, hn::Load(d, vectors + n * kLanes));
+}
+#if HWY_TARGET == HWY_AVX3
+// 16 vectors at a time by transposing and adding: 2 shuffles and an addition per
+// vector, a third of what one sum after the other takes.
+HWY_INLINE void lane_sums(hn::ScalableTag<float> d, const float* vectors, int64_t count, float* sums) {
+  for (int64_t n = 0; n < count; n += 16, vectors += 256) {
+    const int64_t valid = std::min<int64_t>(count - n, 16);
+    __m512 v[4];
+    for (int64_t i = 0; i < 4; i++) {
+      __m512 row[4];
+      for (int64_t k = 0; k < 4; k++) {
+        row[k] = 4 * i + k < valid ? _mm512_load_ps(vectors + (4 * i + k) * 16) : _mm512_setzero_ps();
+      }
+      const __m512 r01 = _mm512_add_ps(_mm512_unpacklo_ps(row[0], row[1]), _mm512_unpackhi_ps(row[0], row[1]));
+      const __m512 r23 = _mm512_add_ps(_mm512_unpacklo_ps(row[2], row[3]), _mm512_unpackhi_ps(row[2], row[3]));
+      const __m512d a = _mm512_castps_pd(r01), b = _mm512_castps_pd(r23);
+      v[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    const auto add_blocks = [](__m512 a, __m512 b) HWY_ATTR {
+      return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    };
+    const hn::Vec<hn::ScalableTag<float>> sum{add_blocks(add_blocks(v[0], v[1]), add_blocks(v[2], v[3]))};
+    store_channels(sum, d, sums + n, valid);
+  }
+}
+#endif
+
 // Reduces the lanes of one segment into the unit's partial sums {L, N}.
 template <class D, class T = hn::TFromD<D>>
 HWY_INLINE void reduce_lanes(D d, const TimeBlock<T>& time, int64_t states, const T* lanes, T* partial) {
   constexpr int64_t kLanes = hn::MaxLanes(d);
   for (int64_t i = 0; i < time.count; i++) {
-    T* row = partial + time.token[i] * states;
-    for (int64_t n = 0; n < states; n++) row[n] = simd::LaneSum(d, hn::Load(d, lanes + (i * states + n) * kLanes));
+    lane_sums(d, lanes + i * states * kLanes, states, partial + time.token[i] * states);
   }
 }
 
@@ -334,14 +394,18 @@ class BackwardUnit {
   static constexpr int64_t kLanes = hn::MaxLanes(D());
 
   void run_segment(int64_t segment, const TimeBlock<T>& time, const TimeBlock<T>& next) {
+    // One block at a time keeps all sums in registers and everything in L1; with many states the lane sums do not
+    // fit there, and two blocks halve their traffic.
+    const int step = kManyRegisters && s_.state <= 32 ? 1 : 2;
     BackwardBlock<T> pair[2];
     int count = 0;
     for (int64_t i = 0; i < unit_.count; i++) {
       for (int64_t c = 0; c < unit_.channels(s_, i); c += kLanes) {
         pair[count] = block(segment, i, c);
         pair[count].rows = &rows_[count];
-        if (++count == 2) {
-          run_blocks<2>(time, next, pair);
+        if (++count == step) {
+          if (count == 1) run_blocks<1>(time, next, pair);
+          if (count == 2) run_blocks<2>(time, next, pair);
           count = 0;
         }
       }

@@ -132,6 +132,17 @@ struct DecayExp<hn::ScalableTag<float>> {
 };
 #endif
 
+// p, of which the compiler knows nothing more. Inside a loop that keeps it from
+// holding every p + constant in a register of its own, of which there are too
+// few: they end up in memory and vector registers.
+template <typename P>
+HWY_INLINE P* opaque(P* p) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  asm volatile("" : "+r"(p));
+#endif
+  return p;
+}
+
 // Bounds within which DecayExp has no overflow of its own. exp(dt A) is 0, 1 or
 // inf beyond them for any partner that occurs.
 template <class D, class V = hn::Vec<D>>

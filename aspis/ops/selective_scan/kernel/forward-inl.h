@@ -19,14 +19,14 @@ struct ForwardRows {
   HWY_ALIGN T y[kSegment * kPanel];     // sum_n C x
 };
 
-// State n of the constant B or C is a vector of channels at `panel`; else B_t[n]
-// is one number of the row.
+// State n of a constant B or C is a vector of channels of the panel at p; else
+// B_t[n] is one number of the row at p.
 template <bool kConstant, class D, class T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> matrix_value(D d, const T* row, const T* panel, int64_t n) {
+HWY_INLINE hn::Vec<D> matrix_value(D d, const T* p, int64_t n) {
   if constexpr (kConstant) {
-    return hn::Load(d, panel + n * kPanel);
+    return hn::Load(d, p + n * kPanel);
   } else {
-    return hn::Set(d, row[n]);
+    return hn::Set(d, p[n]);
   }
 }
 
@@ -42,24 +42,27 @@ HWY_NOINLINE void forward_tile(const DecayExp<D>& decay, const TimeBlock<T>& tim
   constexpr int kGroup = kStates < kExpGroup ? kStates : kExpGroup;
   A += n0 * kPanel;
   state += n0 * kPanel;
+  B_panel += n0 * kPanel;
+  C_panel += n0 * kPanel;
   V x[kStates];
   HWY_UNROLL(16) for (int n = 0; n < kStates; n++) x[n] = hn::Load(d, state + n * kPanel);
   for (int64_t i = 0; i < time.count; i++) {
     const V step = hn::Load(d, rows->step + i * kLanes);
     const V dtu = hn::Load(d, rows->dtu + i * kLanes);
-    const T* B = kConstB ? nullptr : time.B[i];
-    const T* C = kConstC ? nullptr : time.C[i];
+    const T* B = opaque(kConstB ? B_panel : time.B[i] + n0);
+    const T* C = opaque(kConstC ? C_panel : time.C[i] + n0);
+    const T* A_now = opaque(A);
     V y = hn::Zero(d);
     if (n0 != 0) y = hn::Load(d, rows->y + i * kLanes);
     HWY_UNROLL(16) for (int n = 0; n < kStates; n += kGroup) {
       V a[kGroup];
-      exp.template group<kGroup>(step, A + n * kPanel, kPanel, a);
+      exp.template group<kGroup>(step, A_now + n * kPanel, kPanel, a);
       HWY_UNROLL(8) for (int k = 0; k < kGroup; k++) {
-        const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, B_panel, n0 + n + k));
+        const V b = hn::Mul(dtu, matrix_value<kConstB>(d, B, n + k));
         x[n + k] = hn::MulAdd(a[k], x[n + k], b);
       }
       HWY_UNROLL(8) for (int k = 0; k < kGroup; k++) {
-        y = hn::MulAdd(x[n + k], matrix_value<kConstC>(d, C, C_panel, n0 + n + k), y);
+        y = hn::MulAdd(x[n + k], matrix_value<kConstC>(d, C, n + k), y);
       }
     }
     hn::Store(y, d, rows->y + i * kLanes);
