@@ -41,11 +41,13 @@ struct BackwardBlock {
   BackwardRows<T>* rows = nullptr;
 };
 
-// Vectors dB_t[n], dC_t[n] of one segment: {token, state, lane}.
+// Vectors dB_t[n], dC_t[n] of one segment: {token, state, lane}. While `fresh`
+// they hold nothing yet and count as zero.
 template <typename T>
 struct LaneSums {
   T *B = nullptr, *C = nullptr;
   int64_t states = 0;
+  bool fresh = false;
 };
 
 template <int kStates, int kBlocks, bool kGate, bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
@@ -54,6 +56,7 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
   using V = hn::Vec<D>;
   const D d;
   const LaneSums<T> lane_sums = sums;
+  const auto filled = lane_sums.fresh ? hn::MaskFalse(d) : hn::Not(hn::MaskFalse(d));
   constexpr int64_t kLanes = hn::MaxLanes(d);
   constexpr int64_t kRow = kBlocks * kStates * kLanes;
   constexpr bool kKeepX = kManyRegisters && kBlocks == 1;  // x_t of the sweep stays in registers
@@ -128,8 +131,8 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
     }
     HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
       V lane_B, lane_C;
-      if constexpr (!kConstB) lane_B = hn::Load(d, lanes_B + n * kLanes);
-      if constexpr (!kConstC) lane_C = hn::Load(d, lanes_C + n * kLanes);
+      if constexpr (!kConstB) lane_B = hn::MaskedLoad(filled, d, lanes_B + n * kLanes);
+      if constexpr (!kConstC) lane_C = hn::MaskedLoad(filled, d, lanes_C + n * kLanes);
       HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
         const V b = matrix_value<kConstB>(d, B[k], n);
         const V c = matrix_value<kConstC>(d, C[k], n);
