@@ -42,7 +42,7 @@ struct BackwardBlock {
 };
 
 // Vectors dB_t[n], dC_t[n] of one segment: {token, state, lane}. While `fresh`
-// they hold nothing yet and count as zero.
+// they hold nothing yet and count as zero, where masked loads cost nothing.
 template <typename T>
 struct LaneSums {
   T *B = nullptr, *C = nullptr;
@@ -56,7 +56,10 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
   using V = hn::Vec<D>;
   const D d;
   const LaneSums<T> lane_sums = sums;
-  const auto filled = lane_sums.fresh ? hn::MaskFalse(d) : hn::Not(hn::MaskFalse(d));
+  const auto filled = hn::FirstN(d, lane_sums.fresh ? 0 : hn::MaxLanes(d));
+  const auto load_sums = [&](const T* p) HWY_ATTR {
+    return kManyRegisters ? hn::MaskedLoad(filled, d, p) : hn::Load(d, p);
+  };
   constexpr int64_t kLanes = hn::MaxLanes(d);
   constexpr int64_t kRow = kBlocks * kStates * kLanes;
   constexpr bool kKeepX = kManyRegisters && kBlocks == 1;  // x_t of the sweep stays in registers
@@ -131,8 +134,8 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
     }
     HWY_UNROLL(16) for (int n = 0; n < kStates; n++) {
       V lane_B, lane_C;
-      if constexpr (!kConstB) lane_B = hn::MaskedLoad(filled, d, lanes_B + n * kLanes);
-      if constexpr (!kConstC) lane_C = hn::MaskedLoad(filled, d, lanes_C + n * kLanes);
+      if constexpr (!kConstB) lane_B = load_sums(lanes_B + n * kLanes);
+      if constexpr (!kConstC) lane_C = load_sums(lanes_C + n * kLanes);
       HWY_UNROLL(16) for (int k = 0; k < kBlocks; k++) {
         const V b = matrix_value<kConstB>(d, B[k], n);
         const V c = matrix_value<kConstC>(d, C[k], n);
@@ -338,7 +341,7 @@ class BackwardUnit {
     const ScanParams<T>& p = q.in;
     const int64_t size = s_.panel_size(), all = unit_.count * size;
     A_ = scratch, m_ = A_ + all, B_ = m_ + all, C_ = B_ + all;
-    lanes_ = {C_ + all, C_ + all + kSegment * size, s_.state};
+    lanes_ = {C_ + all, C_ + all + kSegment * size, s_.state, false};
     const int64_t first_panel = b * s_.panels() + unit_.panel(s_, 0);
     dA_ = sums.dA + first_panel * size;
     dD_ = sums.dD + first_panel * kPanel;
@@ -377,8 +380,12 @@ class BackwardUnit {
     for (int64_t segment = s_.segments() - 1; segment >= 0; segment--) {
       next.count = 0;
       if (segment > 0) fill_time_block(p, b_, unit_.group, (segment - 1) * kSegment, &next);
-      std::fill(lanes_.B, lanes_.B + kSegment * N * kLanes, T(0));
-      std::fill(lanes_.C, lanes_.C + kSegment * N * kLanes, T(0));
+      if constexpr (kManyRegisters) {
+        lanes_.fresh = true;
+      } else {
+        std::fill(lanes_.B, lanes_.B + kSegment * N * kLanes, T(0));
+        std::fill(lanes_.C, lanes_.C + kSegment * N * kLanes, T(0));
+      }
       run_segment(segment, time, next);
       if (!p.B.constant) reduce_lanes(d_, time, N, lanes_.B, dB_);
       if (!p.C.constant) reduce_lanes(d_, time, N, lanes_.C, dC_);
@@ -451,8 +458,10 @@ class BackwardUnit {
         } else {
           backward_states<1, true, true, D>(exp_, time, N, gate, blocks + k, lanes_);
         }
+        lanes_.fresh = false;
       }
     }
+    lanes_.fresh = false;
     for (int k = 0; k < kBlocks; k++) {
       const int64_t at = blocks[k].panel * kPanel + blocks[k].offset;
       backward_epilogue(d_, q_, b_, time, blocks[k], dD_ + at, dbias_ + at);
