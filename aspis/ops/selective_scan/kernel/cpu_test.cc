@@ -217,6 +217,57 @@ TEST_CASE("scan kernel holds at large steps, strong, absent and growing decay") 
   }
 }
 
+// With one token, N = 1, A = 0 and ones elsewhere, out = softplus(delta) silu(z).
+TEST_CASE("softplus, the gate and their slopes hold over the whole range") {
+  const Restore restore;
+  constexpr int64_t kCount = 4001;
+  Options o;
+  o.shape = {1, 1, kCount, 1, 1};
+  o.softplus = o.gate = true;
+  Values v(o, 6);
+  const auto fill = [](std::vector<double>& values, double x) { std::fill(values.begin(), values.end(), x); };
+  fill(v.u, 1), fill(v.A, 0), fill(v.B, 1), fill(v.C, 1), fill(v.dout, 1);
+  const auto close = [](double got, double want, double scale) { return std::abs(got - want) <= 2e-6 * scale + 4e-36; };
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    for (const bool sweep_z : {false, true}) {
+      for (int64_t i = 0; i < kCount; i++) {
+        const double x = static_cast<float>(-100 + 0.05 * static_cast<double>(i));
+        v.delta[i] = sweep_z ? 1.5 : x;
+        v.z[i] = sweep_z ? x : 1.25;
+      }
+      Problem<float> problem(v);
+      run_kernel(problem);
+      const auto out = problem.out.values(), ddelta = problem.ddelta.values(), dz = problem.dz.values();
+      for (int64_t i = 0; i < kCount; i++) {
+        const double delta = v.delta[i], z = v.z[i], s = 1 / (1 + std::exp(-z)), slope = 1 / (1 + std::exp(-delta));
+        const double dt = delta > 20 ? delta : std::log1p(std::exp(delta)), gate = z * s;
+        const bool ok = close(out[i], dt * gate, std::abs(dt * gate)) &&
+                        close(ddelta[i], slope * gate, std::abs(slope * gate)) &&
+                        close(dz[i], dt * s * (1 + z * (1 - s)), dt * s * (1 + std::abs(z) * (1 - s)));
+        if (!ok) FAIL_CHECK("delta " << delta << ", z " << z << ": " << out[i] << ", " << ddelta[i] << ", " << dz[i]);
+      }
+    }
+    // Far outside: the limits, and no NaN but for -inf times 0.
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    fill(v.delta, 1.5), fill(v.z, 1);
+    const std::vector<double> far = {1e30, -1e30, kInfinity, -kInfinity};
+    std::copy(far.begin(), far.end(), v.delta.begin());
+    std::copy(far.begin(), far.end() - 1, v.z.begin() + 8);
+    Problem<float> problem(v);
+    scan(problem.forward_params());
+    const auto out = problem.out.values();
+    CHECK(out[0] == doctest::Approx(1e30 / (1 + std::exp(-1.0))).epsilon(1e-6));
+    CHECK(out[1] == 0);
+    CHECK(out[2] == kInfinity);
+    CHECK(out[3] == 0);
+    CHECK(out[8] == doctest::Approx(1e30 * std::log1p(std::exp(1.5))).epsilon(1e-6));
+    CHECK(out[9] == 0);
+    CHECK(out[10] == kInfinity);
+  }
+}
+
 TEST_CASE("scan decay overflows to infinity and never below zero") {
   const Restore restore;
   for (const auto& isa : supported_isas()) {
