@@ -20,7 +20,7 @@ namespace aspis::kernel::HWY_NAMESPACE {
 // Vectors of one channel block, one row per token of the segment.
 template <typename T>
 struct BackwardRows {
-  HWY_ALIGN T step[kSegment * kPanel];   // dt kScale
+  HWY_ALIGN T step[kSegment * kPanel];  // dt kScale
   HWY_ALIGN T dt[kSegment * kPanel];
   HWY_ALIGN T dtu[kSegment * kPanel];
   HWY_ALIGN T g[kSegment * kPanel];      // gradient of the output before the gate
@@ -57,9 +57,8 @@ HWY_NOINLINE void backward_tile(const DecayExp<D>& decay, const TimeBlock<T>& ti
   const D d;
   const LaneSums<T> lane_sums = sums;
   const auto filled = hn::FirstN(d, lane_sums.fresh ? 0 : hn::MaxLanes(d));
-  const auto load_sums = [&](const T* p) HWY_ATTR {
-    return kManyRegisters ? hn::MaskedLoad(filled, d, p) : hn::Load(d, p);
-  };
+  const auto load_sums = [&](const T* p)
+                             HWY_ATTR { return kManyRegisters ? hn::MaskedLoad(filled, d, p) : hn::Load(d, p); };
   constexpr int64_t kLanes = hn::MaxLanes(d);
   constexpr int64_t kRow = kBlocks * kStates * kLanes;
   constexpr bool kKeepX = kManyRegisters && kBlocks == 1;  // x_t of the sweep stays in registers

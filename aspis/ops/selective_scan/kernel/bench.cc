@@ -91,9 +91,8 @@ double exp_rate(double budget, bool library) {
   for (int64_t i = 0; i < kCount; i++) a[i] = -0.11f * static_cast<float>(i % 97);
   const auto run = library ? &HWY_DYNAMIC_DISPATCH(library_loop) : &HWY_DYNAMIC_DISPATCH(decay_loop);
   const int threads = num_threads();
-  const double t = best_seconds(budget, [&] {
-    parallel_for(threads, [&](int64_t i) { sink[64 * i] = run(a, kCount, kRounds); });
-  });
+  const double t = best_seconds(
+      budget, [&] { parallel_for(threads, [&](int64_t i) { sink[64 * i] = run(a, kCount, kRounds); }); });
   return threads * static_cast<double>(kCount * kRounds) / t;
 }
 
@@ -106,7 +105,8 @@ std::vector<float> random(const char* name, int64_t n, double lo, double hi) {
 
 // `ordered` visits the tokens by a permutation, as cross scans do.
 void measure(ScanShape s, bool full, double budget, double rate, double library_rate, bool ordered = false) {
-  const int64_t rows = s.batch * s.length, BLD = rows * s.channels, BLN = rows * s.state, DN = s.channels * s.state;
+  const int64_t rows = s.batch * s.length, BLD = rows * s.channels, BLN = rows * s.state,
+                DN = s.channels * s.state;
   const auto u = random("u", BLD, -1, 1), delta = random("delta", BLD, full ? -6.0 : 0.001, full ? -2.0 : 0.1);
   const auto z = random("z", BLD, -2, 2), dout = random("dout", BLD, -1, 1);
   const auto B = random("B", BLN, -1, 1), C = random("C", BLN, -1, 1), D = random("D", s.channels, 0, 1);
@@ -155,10 +155,13 @@ void measure(ScanShape s, bool full, double budget, double rate, double library_
   const double backward = best_seconds(budget, [&] { scan_vjp(q); });
   const double n = static_cast<double>(BLD * s.state);
   std::printf("%2lld %4lld %5lld %3lld %-6s %7.4f %9.1f %9.1f %9.3f %9.3f %9.3f %9.3f %6.2f\n",
-              static_cast<long long>(s.batch), static_cast<long long>(s.length), static_cast<long long>(s.channels),
-              static_cast<long long>(s.state), ordered ? "order" : full ? "full" : "core", forward / n * 1e9,
-              100 * n / rate / forward, 100 * n / library_rate / forward, 1e3 * forward, 1e3 * saving,
-              1e3 * backward, 1e3 * (saving + backward), (saving + backward) / forward);
+              static_cast<long long>(s.batch), static_cast<long long>(s.length),
+              static_cast<long long>(s.channels), static_cast<long long>(s.state),
+              ordered ? "order"
+              : full  ? "full"
+                      : "core",
+              forward / n * 1e9, 100 * n / rate / forward, 100 * n / library_rate / forward, 1e3 * forward,
+              1e3 * saving, 1e3 * backward, 1e3 * (saving + backward), (saving + backward) / forward);
 }
 
 }  // namespace
@@ -171,7 +174,8 @@ int main(int argc, char** argv) {
   const double rate = exp_rate(budget, false), library = exp_rate(budget, true);
   std::printf("%s, %d threads, exp of the kernel %.2f G/s (%.4f ns), library exp %.2f G/s\n", active_isa().c_str(),
               num_threads(), rate / 1e9, 1e9 / rate, library / 1e9);
-  std::printf(" B    L     D   N options  ns/exp   %% bound %% library    fwd ms   +chk ms    bwd ms     total  ratio\n");
+  std::printf(
+      " B    L     D   N options  ns/exp   %% bound %% library    fwd ms   +chk ms    bwd ms     total  ratio\n");
   for (const bool full : {false, true}) {
     measure({2, 196, 1536, 16, 1}, full, budget, rate, library);
     measure({8, 196, 384, 16, 1}, full, budget, rate, library);

@@ -23,9 +23,9 @@ inline constexpr int kManyRegisters = 0;
 inline constexpr int kExpGroup = 1;
 #endif
 
-// a = exp(dt A) for any sign of A: +inf above the range, 0 below, NaN for NaN. Takes dt kScale, so that the change of
-// base costs one multiplication per (token, channel) and not one per state.
-// dt kScale must be clamped by clamp_step, A by clamp_decay.
+// a = exp(dt A) for any sign of A: +inf above the range, 0 below, NaN for NaN. Takes dt kScale, so that the change
+// of base costs one multiplication per (token, channel) and not one per state. dt kScale must be clamped by
+// clamp_step, A by clamp_decay.
 //
 // Double and the general float form. Float: 2^x, x = n + r, |r| <= 1/2, by a
 // minimax polynomial of degree 5 (8e-8) with p(0) = 1; its slope at 0 is right
@@ -75,8 +75,8 @@ struct DecayExp<hn::ScalableTag<float>> {
 
   HWY_INLINE DecayExp() {
     roots = _mm512_setr_ps(1.0f, 1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f,
-                           1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f, 1.75625216f,
-                           1.83400809f, 1.91520656f);  // 2^(j/16)
+                           1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f,
+                           1.75625216f, 1.83400809f, 1.91520656f);  // 2^(j/16)
     magic = _mm512_set1_ps(786432.0f);  // 1.5 2^19: adding it rounds to a multiple of 1/16
     // 2^f = 1 + f (c1 + f (c2 + f c3)): ln2, ln2^2 (1/2 + h^2/24), ln2^3/6 with h = ln2/32.
     c1 = _mm512_set1_ps(0.69314718f);
@@ -111,7 +111,8 @@ struct DecayExp<hn::ScalableTag<float>> {
     stage(x);
     HWY_UNROLL(8) for (int i = 0; i < kCount; i++) n[i] = _mm512_add_ps(x[i], magic);
     stage(n);
-    HWY_UNROLL(8) for (int i = 0; i < kCount; i++) root[i] = _mm512_permutexvar_ps(_mm512_castps_si512(n[i]), roots);
+    HWY_UNROLL(8)
+    for (int i = 0; i < kCount; i++) root[i] = _mm512_permutexvar_ps(_mm512_castps_si512(n[i]), roots);
     stage(root);
     HWY_UNROLL(8) for (int i = 0; i < kCount; i++) n[i] = _mm512_sub_ps(n[i], magic);
     stage(n);
@@ -232,7 +233,8 @@ struct TimeBlock {
 };
 
 template <typename T>
-HWY_INLINE void fill_time_block(const ScanParams<T>& p, int64_t b, int64_t group, int64_t first, TimeBlock<T>* block) {
+HWY_INLINE void fill_time_block(const ScanParams<T>& p, int64_t b, int64_t group, int64_t first,
+                                TimeBlock<T>* block) {
   block->count = std::min(kSegment, p.shape.length - first);
   for (int64_t i = 0; i < block->count; i++) {
     const int64_t t = scan_token(p, first + i);

@@ -19,8 +19,9 @@ std::string describe(const Options& o) {
                   std::to_string(o.shape.channels) + " N" + std::to_string(o.shape.state) + " G" +
                   std::to_string(o.shape.groups);
   const std::pair<bool, const char*> flags[] = {
-      {o.softplus, "softplus"}, {o.bias, "bias"},   {o.skip, "D"},         {o.gate, "z"},           {o.initial, "initial"},
-      {o.last, "dlast"},        {o.reverse, "rev"}, {o.order, "order"},    {o.constant_B, "constB"}, {o.constant_C, "constC"}};
+      {o.softplus, "softplus"}, {o.bias, "bias"},        {o.skip, "D"},      {o.gate, "z"},
+      {o.initial, "initial"},   {o.last, "dlast"},       {o.reverse, "rev"}, {o.order, "order"},
+      {o.constant_B, "constB"}, {o.constant_C, "constC"}};
   for (const auto& [on, name] : flags) {
     if (on) s += std::string(" ") + name;
   }
@@ -68,7 +69,8 @@ bool same_bits(const Results& a, const Results& b) {
   if (a.size() != b.size()) return false;
   for (size_t k = 0; k < a.size(); k++) {
     const auto &x = a[k].values, &y = b[k].values;
-    if (x.size() != y.size() || (!x.empty() && std::memcmp(x.data(), y.data(), x.size() * sizeof(double)) != 0)) return false;
+    if (x.size() != y.size() || (!x.empty() && std::memcmp(x.data(), y.data(), x.size() * sizeof(double)) != 0))
+      return false;
   }
   return true;
 }
@@ -144,7 +146,8 @@ TEST_CASE("scan results are bit-equal for 1, 2, 3 and 7 threads and do not depen
     Results one = run_kernel(problem), batch = first;
     for (size_t k = 0; k < one.size(); k++) {
       const std::string& name = one[k].name;
-      const bool over_batch = name == "dA" || name == "dD" || name == "dbias" || (constant && (name == "dB" || name == "dC"));
+      const bool over_batch =
+          name == "dA" || name == "dD" || name == "dbias" || (constant && (name == "dB" || name == "dC"));
       batch[k].values.resize(over_batch ? 0 : one[k].values.size());
       if (over_batch) one[k].values.clear();
     }
@@ -159,18 +162,17 @@ TEST_CASE("scan kernel gives the golden values of the definition") {
   Values v(o, 1);
   v.u = {1, -.5, 2}, v.delta = {0, 1, -1}, v.bias = {.1}, v.A = {-1, -2};
   v.B = {1, .5, -1, 2, .3, .7}, v.C = {.2, -.4, 1, 1, .5, -1}, v.D = {.5}, v.z = {.3, -1, 2}, v.dout = {1, 1, 1};
-  const Results golden = {
-      {"out", {.08616638, .19755041, 2.86592137}},
-      {"last_state", {.83002446, -.21187859}},
-      {"du", {.12567026, -3.84689175, .55026101}},
-      {"ddelta", {.02785977, .99437763, -1.42148142}},
-      {"dz", {.32389001, -.05312949, 1.77458688}},
-      {"dA", {.28004671, .37703125}},
-      {"dB", {.09207355, -.10513934, -.24782028, .80419512, .60097467, -1.20194934}},
-      {"dC", {.12828393, .06414196, -.23655367, .36686872, 1.46216623, -.37324409}},
-      {"dD", {3.82999178}},
-      {"dbias", {-.39924403}},
-      {"dinitial", {}}};
+  const Results golden = {{"out", {.08616638, .19755041, 2.86592137}},
+                          {"last_state", {.83002446, -.21187859}},
+                          {"du", {.12567026, -3.84689175, .55026101}},
+                          {"ddelta", {.02785977, .99437763, -1.42148142}},
+                          {"dz", {.32389001, -.05312949, 1.77458688}},
+                          {"dA", {.28004671, .37703125}},
+                          {"dB", {.09207355, -.10513934, -.24782028, .80419512, .60097467, -1.20194934}},
+                          {"dC", {.12828393, .06414196, -.23655367, .36686872, 1.46216623, -.37324409}},
+                          {"dD", {3.82999178}},
+                          {"dbias", {-.39924403}},
+                          {"dinitial", {}}};
   const Restore restore;
   for (const auto& isa : supported_isas()) {
     force_isa(isa);
@@ -213,7 +215,8 @@ TEST_CASE("scan kernel holds at large steps, strong, absent and growing decay") 
     check("small steps", [&](Values& v) { fill(v.delta, 1e-6); });
     check("zero steps keep the state", [&](Values& v) { fill(v.delta, 0); });
     // 20 growing factors, each rounded, multiply up: 20 times 1e-7 (2.01e-6 seen without fused multiply-adds).
-    check("negative steps", [&](Values& v) { fill(v.delta, -0.125); }, 4e-6);
+    check(
+        "negative steps", [&](Values& v) { fill(v.delta, -0.125); }, 4e-6);
   }
 }
 
@@ -227,7 +230,9 @@ TEST_CASE("softplus, the gate and their slopes hold over the whole range") {
   Values v(o, 6);
   const auto fill = [](std::vector<double>& values, double x) { std::fill(values.begin(), values.end(), x); };
   fill(v.u, 1), fill(v.A, 0), fill(v.B, 1), fill(v.C, 1), fill(v.dout, 1);
-  const auto close = [](double got, double want, double scale) { return std::abs(got - want) <= 2e-6 * scale + 4e-36; };
+  const auto close = [](double got, double want, double scale) {
+    return std::abs(got - want) <= 2e-6 * scale + 4e-36;
+  };
   for (const auto& isa : supported_isas()) {
     force_isa(isa);
     CAPTURE(isa);
@@ -241,12 +246,14 @@ TEST_CASE("softplus, the gate and their slopes hold over the whole range") {
       run_kernel(problem);
       const auto out = problem.out.values(), ddelta = problem.ddelta.values(), dz = problem.dz.values();
       for (int64_t i = 0; i < kCount; i++) {
-        const double delta = v.delta[i], z = v.z[i], s = 1 / (1 + std::exp(-z)), slope = 1 / (1 + std::exp(-delta));
+        const double delta = v.delta[i], z = v.z[i], s = 1 / (1 + std::exp(-z)),
+                     slope = 1 / (1 + std::exp(-delta));
         const double dt = delta > 20 ? delta : std::log1p(std::exp(delta)), gate = z * s;
         const bool ok = close(out[i], dt * gate, std::abs(dt * gate)) &&
                         close(ddelta[i], slope * gate, std::abs(slope * gate)) &&
                         close(dz[i], dt * s * (1 + z * (1 - s)), dt * s * (1 + std::abs(z) * (1 - s)));
-        if (!ok) FAIL_CHECK("delta " << delta << ", z " << z << ": " << out[i] << ", " << ddelta[i] << ", " << dz[i]);
+        if (!ok)
+          FAIL_CHECK("delta " << delta << ", z " << z << ": " << out[i] << ", " << ddelta[i] << ", " << dz[i]);
       }
     }
     // Far outside: the limits, and no NaN but for -inf times 0.
@@ -361,7 +368,9 @@ TEST_CASE("reverse equals flipping, and order equals gather, scan, scatter, bit 
       CAPTURE(name);
       const bool per_token = name == "out" || name == "du" || name == "ddelta" || name == "dz";
       const bool matrix = name == "dB" || name == "dC";
-      const auto moved = per_token ? gather(got[k].values, D) : matrix ? gather(got[k].values, G * N) : got[k].values;
+      const auto moved = per_token ? gather(got[k].values, D)
+                         : matrix  ? gather(got[k].values, G * N)
+                                   : got[k].values;
       CHECK(moved == want[k].values);
     }
   }
@@ -409,7 +418,8 @@ TEST_CASE("scan in pieces with carried state equals the whole, and so do single 
     force_isa(isa);
     CAPTURE(isa);
     Problem<float> p(v);
-    std::vector<float> state = p.initial.data, u(B * D), delta(B * D), z(B * D), b(B * G * N), c(B * G * N), out(B * D);
+    std::vector<float> state = p.initial.data, u(B * D), delta(B * D), z(B * D), b(B * G * N), c(B * G * N),
+                       out(B * D);
     state.erase(state.begin());
     std::vector<double> y(B * L * D);
     for (int64_t t = 0; t < L; t++) {

@@ -33,8 +33,8 @@ HWY_INLINE hn::Vec<D> matrix_value(D d, const T* p, int64_t n) {
 // Runs states [n0, n0 + kStates) over the time block. `A`, `state`, `B_panel`
 // and `C_panel` point at the block's channel within row 0 of their panel.
 template <int kStates, bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
-HWY_NOINLINE void forward_tile(const DecayExp<D>& decay, const TimeBlock<T>& time, int64_t n0, const T* A, T* state,
-                               const T* B_panel, const T* C_panel, ForwardRows<T>* rows) {
+HWY_NOINLINE void forward_tile(const DecayExp<D>& decay, const TimeBlock<T>& time, int64_t n0, const T* A,
+                               T* state, const T* B_panel, const T* C_panel, ForwardRows<T>* rows) {
   using V = hn::Vec<D>;
   const D d;
   const DecayExp<D> exp = decay;
@@ -71,8 +71,8 @@ HWY_NOINLINE void forward_tile(const DecayExp<D>& decay, const TimeBlock<T>& tim
 }
 
 template <bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
-HWY_INLINE void forward_states(const DecayExp<D>& exp, const TimeBlock<T>& time, int64_t states, const T* A, T* state,
-                               const T* B_panel, const T* C_panel, ForwardRows<T>* rows) {
+HWY_INLINE void forward_states(const DecayExp<D>& exp, const TimeBlock<T>& time, int64_t states, const T* A,
+                               T* state, const T* B_panel, const T* C_panel, ForwardRows<T>* rows) {
   // Constant matrices are rare: two tile sizes keep the code small.
   constexpr bool kAllSizes = !kConstB && !kConstC;
   constexpr int kLargest = kAllSizes ? 8 : 4;
@@ -149,7 +149,9 @@ HWY_INLINE void forward_epilogue(D d, const ScanParams<T>& p, int64_t b, const T
 
 // Elements of scratch that a worker needs for the panels of one unit: A, state,
 // constant B and C.
-inline int64_t forward_scratch(const ScanShape& s, int64_t unit_panels) { return 4 * unit_panels * s.panel_size(); }
+inline int64_t forward_scratch(const ScanShape& s, int64_t unit_panels) {
+  return 4 * unit_panels * s.panel_size();
+}
 
 // Sample b, unit `index`. With out = null only the checkpoints are made.
 template <class D, class T = hn::TFromD<D>>
@@ -178,15 +180,16 @@ void forward_unit(D d, const ScanParams<T>& p, int64_t b, int64_t index, T* scra
       T* panel_state = state + i * size;
       if (p.checkpoints) {
         const int64_t segment = b * s.segments() + first / kSegment;
-        std::memcpy(p.checkpoints + (segment * s.panels() + unit.panel(s, i)) * size, panel_state, size * sizeof(T));
+        std::memcpy(p.checkpoints + (segment * s.panels() + unit.panel(s, i)) * size, panel_state,
+                    size * sizeof(T));
       }
       const int64_t channels = unit.channels(s, i);
       for (int64_t c = 0; c < channels; c += kLanes) {
         const int64_t channel = unit.channel(s, i) + c, valid = channels - c, at = i * size + c;
         forward_prologue(d, p, b, time, next, channel, valid, &rows);
         const auto run = [&](auto const_b, auto const_c) HWY_ATTR {
-          forward_states<decltype(const_b)::value, decltype(const_c)::value, D>(exp, time, N, A + at, state + at, B + at,
-                                                                                C + at, &rows);
+          forward_states<decltype(const_b)::value, decltype(const_c)::value, D>(exp, time, N, A + at, state + at,
+                                                                                B + at, C + at, &rows);
         };
         if (HWY_LIKELY(!p.B.constant && !p.C.constant)) {
           run(std::false_type(), std::false_type());
@@ -204,7 +207,8 @@ void forward_unit(D d, const ScanParams<T>& p, int64_t b, int64_t index, T* scra
   }
   if (p.last_state) {
     for (int64_t i = 0; i < unit.count; i++) {
-      from_panel(state + i * size, unit.channels(s, i), N, p.last_state + (b * s.channels + unit.channel(s, i)) * N);
+      from_panel(state + i * size, unit.channels(s, i), N,
+                 p.last_state + (b * s.channels + unit.channel(s, i)) * N);
     }
   }
 }

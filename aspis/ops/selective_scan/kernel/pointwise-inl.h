@@ -76,9 +76,7 @@ struct TokenMath<hn::ScalableTag<float>> {
     const __m512 low = _mm512_max_ps(_mm512_set1_ps(-104.0f), _mm512_sub_ps(_mm512_setzero_ps(), z.raw));
     return _mm512_min_ps(_mm512_set1_ps(100.0f), low);
   }
-  static HWY_INLINE void stage(__m512* v) {
-    HWY_UNROLL(4) ASPIS_EACH asm volatile("" : "+v"(v[i]));
-  }
+  static HWY_INLINE void stage(__m512* v) { HWY_UNROLL(4) ASPIS_EACH asm volatile("" : "+v"(v[i])); }
 
   // e^x for -104 <= x <= 100: x = n ln 2 + r with n a multiple of 1/16.
   static HWY_INLINE void exp(__m512* x) {
@@ -135,7 +133,8 @@ struct TokenMath<hn::ScalableTag<float>> {
     HWY_UNROLL(4) ASPIS_EACH r[i] = _mm512_fmadd_ps(e[i], r[i], _mm512_sub_ps(r[i], one));
     stage(r);
     // Minimax-like fit of (log(1 + r) / r - 1) / r on [0, 1/16], 1e-9 in log(1 + r) / r.
-    HWY_UNROLL(4) ASPIS_EACH q[i] = _mm512_fmadd_ps(r[i], _mm512_set1_ps(0.180607775f), _mm512_set1_ps(-0.249259393f));
+    HWY_UNROLL(4)
+    ASPIS_EACH q[i] = _mm512_fmadd_ps(r[i], _mm512_set1_ps(0.180607775f), _mm512_set1_ps(-0.249259393f));
     stage(q);
     HWY_UNROLL(4) ASPIS_EACH q[i] = _mm512_fmadd_ps(r[i], q[i], _mm512_set1_ps(0.333324159f));
     stage(q);
