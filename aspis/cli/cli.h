@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 /// The program's frame: options, output and errors have one manner for all
@@ -45,6 +46,8 @@ template <typename T>
 CLI::Option* add_option(CLI::App* command, const std::string& names, T& value, const std::string& help) {
   CLI::Option* option = command->add_option(names, value, help);
   option->capture_default_str();
+  // Given twice, the last one counts, as in most programs.
+  if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) option->take_last();
   if (!option->get_lnames().empty()) {
     std::string env = "ASPIS_";
     for (const char c : option->get_lnames().front()) env += c == '-' ? '_' : static_cast<char>(std::toupper(c));

@@ -68,6 +68,7 @@ void run(Context& context, const Options& o) {
   train::Classifier c = train::load_classifier(o.model);
   data::DatasetOptions options;
   options.data_dir = o.data_dir;
+  options.image_size = c.preprocessing.height;  // the drawn shapes come in any size
   const std::string spec = o.data.empty() ? c.preprocessing.data : o.data;
   const data::DatasetPtr set =
       o.split.empty() ? data::open_eval_dataset(spec, options) : data::open_dataset(spec, data::parse_split(o.split), options);

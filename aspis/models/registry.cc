@@ -66,7 +66,7 @@ const std::vector<ModelEntry>& model_table() {
   static const std::vector<ModelEntry> table{
       {"vision_mamba_fmnist", "vision_mamba", "small vision Mamba for 28x28 grey images, 10 classes (the demo)",
        R"({"model_type": "vision_mamba", "img_size": 28, "patch_size": 4, "in_channels": 1, "num_classes": 10,
-           "embed_dim": 64, "depth": 4, "d_state": 8, "num_directions": 4})"},
+           "embed_dim": 64, "depth": 3, "d_state": 8, "num_directions": 2})"},
       {"vision_mamba_small", "vision_mamba", "vision Mamba encoder with the defaults of mlx-vision-mamba, 224x224",
        R"({"model_type": "vision_mamba"})"},
       {"vit_fmnist", "vision_transformer", "small vision transformer for 28x28 grey images, 10 classes",

@@ -18,8 +18,8 @@ def a_small_model_learns_the_shapes():
               "--limit-batches", "150", "--limit-eval-batches", "2", "--out", path("run"), "--json")
     expect(r.returncode == 0, "training failed", r)
     result = json.loads(r.stdout)
-    # Ten classes: chance is 10 %.
-    expect(result["accuracy"] > 0.35, f"accuracy {result['accuracy']}: nothing was learnt")
+    # Ten classes: chance is 10 % with a deviation of 1.3 % on 512 images.
+    expect(result["accuracy"] > 0.18, f"accuracy {result['accuracy']}: nothing was learnt")
 
 
 def run_folder_is_complete():
