@@ -11,7 +11,7 @@ PREFIX ?= $(HOME)/.local
 PRESET ?= release
 BUILD  := build/$(PRESET)
 
-.PHONY: help setup build test demo demo-long install bench clean sanitizers
+.PHONY: help setup configure build program test demo demo-long install bench clean sanitizers
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -19,21 +19,27 @@ help:
 setup:
 	@tools/setup.sh
 
-build: setup
+configure: setup
 	@mkdir -p build
 	@cmake --preset $(PRESET) >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
+
+build: configure
 	@cmake --build $(BUILD) -j $(JOBS)
+
+# Only what the program needs, without the tests.
+program: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target aspis_program
 
 test: build
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
-demo: build
+demo: program
 	@tools/demo.sh $(BUILD)/aspis/cli/aspis
 
-demo-long: build
+demo-long: program
 	@tools/demo.sh $(BUILD)/aspis/cli/aspis --long
 
-bench: build
+bench: program
 	@$(BUILD)/aspis/cli/aspis bench
 
 install: build
