@@ -108,13 +108,14 @@ void add_environment(report::ReportData& d, const std::filesystem::path& folder)
 
 }  // namespace
 
-void write_run_report(const std::filesystem::path& folder, const Classifier& classifier,
-                      const data::Dataset& eval_set, const TrainResult& result, const std::string& command) {
+void write_run_report(const std::filesystem::path& folder, const ImageModel& model, const std::string& model_name,
+                      const Preprocessing& preprocessing, const data::Dataset& eval_set, const TrainResult& result,
+                      const std::string& command) {
   const Evaluation& e = result.evaluation;
   report::ReportData d;
-  d.title = fmt::format("{} on {}", classifier.model_name, classifier.preprocessing.data);
-  d.model_name = classifier.model_name;
-  d.dataset = classifier.preprocessing.data;
+  d.title = fmt::format("{} on {}", model_name, preprocessing.data);
+  d.model_name = model_name;
+  d.dataset = preprocessing.data;
   d.state = result.state;
   d.created = utc_timestamp();
   d.command = command;
@@ -125,19 +126,19 @@ void write_run_report(const std::filesystem::path& folder, const Classifier& cla
   d.result.train_seconds = result.train_seconds;
   d.result.images_per_second = result.images_per_second;
   d.result.peak_memory_bytes = static_cast<double>(peak_memory_bytes());
-  d.result.parameters = static_cast<double>(classifier.model->parameter_count());
+  d.result.parameters = static_cast<double>(model.parameter_count());
   d.extra_results = {{"Best accuracy", fmt::format("{:.2f} %", 100 * result.best_accuracy)},
                      {"Top-5 accuracy", fmt::format("{:.2f} %", 100 * e.top5)},
                      {"Updates", std::to_string(result.step)},
                      {"Evaluation", fmt::format("{:.0f} img/s", static_cast<double>(e.samples) /
                                                                     std::max(1e-9, e.seconds))}};
-  add_model_facts(d, *classifier.model);
+  add_model_facts(d, model);
   d.dataset_facts = {{"Set", eval_set.name()},
                      {"Evaluated on", fmt::format("{} images of split {}", e.samples, data::to_string(eval_set.split()))},
                      {"Classes", std::to_string(eval_set.classes().size())},
                      {"Source", eval_set.source()}};
   add_environment(d, folder);
-  d.class_names = classifier.preprocessing.classes;
+  d.class_names = preprocessing.classes;
   d.confusion = e.confusion;
   for (const Prediction& p : images_to_show(e)) {
     d.images.push_back({data::encode_png(eval_set.get(p.index).image), p.label, p.predicted, p.probability,

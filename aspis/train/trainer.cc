@@ -444,6 +444,13 @@ class Trainer {
     save_last();
     if (best) save(folder_->best());
     write_status("running", "");
+    // Also while it runs, so that a run can be watched in the browser and one
+    // that is killed leaves a page behind.
+    try {
+      write_report(result("running"));
+    } catch (const Error& e) {
+      log_warning("train", fmt::format("no report this time: {}", e.what()));
+    }
     if (o_.patience > 0 && at_.epoch - at_.best_epoch >= o_.patience && at_.step < total_steps_) {
       stop_ = fmt::format("no better epoch since epoch {}", at_.best_epoch);
       early_ = true;
@@ -519,6 +526,10 @@ class Trainer {
     report::write_status(folder_->file("status.json"), s);
   }
 
+  void write_report(const TrainResult& r) {
+    write_run_report(folder_->path(), *model_, o_.model, preprocessing_, *eval_set_, r, context_.command);
+  }
+
   void note_failure(const std::string& what) noexcept {
     try {
       if (context_.progress) context_.progress->end();
@@ -557,15 +568,7 @@ class Trainer {
     const TrainResult r = result(stopped ? "stopped" : "done");
     sinks_->end();
     write_status(r.state, r.reason);
-    if (evaluation_.samples > 0) {
-      Classifier shown;
-      shown.model = std::move(model_);
-      shown.model_name = o_.model;
-      shown.preprocessing = preprocessing_;
-      shown.folder = folder_->last();
-      shown.step = at_.step;
-      write_run_report(folder_->path(), shown, *eval_set_, r, context_.command);
-    }
+    if (evaluation_.samples > 0) write_report(r);
     folder_->log(r.state + (r.reason.empty() ? "" : ": " + r.reason));
     return r;
   }

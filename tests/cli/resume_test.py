@@ -30,6 +30,7 @@ def killed_run_resumes_bit_exactly():
     p.kill()
     p.communicate()
     expect(p.returncode == -signal.SIGKILL, "the process was to die by SIGKILL")
+    expect(os.path.exists(path("killed/report.html")), "a killed run leaves no report of its first epoch")
     r = aspis("train", "--resume", path("killed"))
     expect(r.returncode == 0, "resume failed", r)
     expect(checkpoint("killed") == want, "the resumed run ends with other weights or moments")
