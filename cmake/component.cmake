@@ -22,6 +22,8 @@ function(aspis_compile_options target)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
   if(ASPIS_SANITIZE)
+    # GCC's flow analysis is led astray by the checks that the sanitizers add.
+    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
     target_compile_options(${target} PUBLIC -fsanitize=${ASPIS_SANITIZE} -fno-omit-frame-pointer -g1)
     target_link_options(${target} PUBLIC -fsanitize=${ASPIS_SANITIZE})
     if(ASPIS_SANITIZE MATCHES "undefined")
