@@ -1,0 +1,142 @@
+// The operators against values and gradients that tools/golden/make_operators.py
+// computed with PyTorch's autograd from other formulas.
+
+#include <doctest/doctest.h>
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "aspis/base/file.h"
+#include "aspis/io/array_io.h"
+#include "aspis/ops/causal_conv1d/causal_conv1d.h"
+#include "aspis/ops/selective_scan/selective_scan.h"
+
+namespace aspis {
+namespace {
+
+using Named = std::map<std::string, mx::array>;
+
+Named load_case(const std::string& name) {
+  static const NamedArrays all =
+      load_arrays(read_file(ASPIS_SOURCE_DIR "/tests/data/golden/operators.safetensors"), "operators.safetensors");
+  Named tensors;
+  for (const auto& [key, value] : all) {
+    if (key.rfind(name + "/", 0) == 0) tensors.emplace(key.substr(name.size() + 1), value);
+  }
+  REQUIRE(!tensors.empty());
+  return tensors;
+}
+
+Named under(const Named& tensors, const std::string& kind) {
+  Named out;
+  for (const auto& [key, value] : tensors) {
+    if (key.rfind(kind + "/", 0) == 0) out.emplace(key.substr(kind.size() + 1), value);
+  }
+  return out;
+}
+
+/// max |got - want| / max |want|.
+double error(const mx::array& got, const mx::array& want) {
+  REQUIRE(got.shape() == want.shape());
+  auto a = mx::contiguous(mx::astype(got, mx::float64)), b = mx::contiguous(want);
+  mx::eval(a, b);
+  double difference = 0, scale = 1e-30;
+  for (size_t i = 0; i < a.size(); i++) {
+    const double x = a.data<double>()[i], y = b.data<double>()[i];
+    if (!std::isfinite(x)) return INFINITY;
+    difference = std::max(difference, std::abs(x - y));
+    scale = std::max(scale, std::abs(y));
+  }
+  return difference / scale;
+}
+
+/// Every output and every gradient of `op`, in float64 and float32.
+void check(const std::string& name, const std::function<Named(const Named&)>& op) {
+  CAPTURE(name);
+  const Named tensors = load_case(name);
+  const Named want_out = under(tensors, "out"), want_grad = under(tensors, "grad"),
+              cotangents = under(tensors, "cot");
+  for (const auto dtype : {mx::float64, mx::float32}) {
+    CAPTURE(dtype == mx::float64);
+    const double forward_limit = dtype == mx::float64 ? 1e-12 : 2e-6;
+    const double gradient_limit = dtype == mx::float64 ? 1e-11 : 1e-5;
+    Named inputs = under(tensors, "in");
+    std::vector<std::string> names;
+    std::vector<mx::array> primals, cots;
+    for (auto& [key, value] : inputs) {
+      if (value.dtype() != mx::float64) continue;  // ids
+      value = mx::astype(value, dtype);
+      names.push_back(key);
+      primals.push_back(value);
+    }
+    const auto run = [&](const std::vector<mx::array>& values) {
+      Named all = inputs;
+      for (size_t i = 0; i < names.size(); i++) all.at(names[i]) = values[i];
+      const Named out = op(all);
+      REQUIRE(out.size() == want_out.size());
+      std::vector<mx::array> list;
+      for (const auto& [key, value] : out) list.push_back(value);
+      return list;
+    };
+    for (const auto& [key, value] : cotangents) cots.push_back(mx::astype(value, dtype));
+    const auto [outputs, gradients] = mx::vjp(run, primals, cots);
+    size_t k = 0;
+    for (const auto& [key, value] : want_out) {
+      CAPTURE(key);
+      CHECK(error(outputs[k++], value) < forward_limit);
+    }
+    CHECK(want_grad.size() == names.size());
+    for (size_t i = 0; i < names.size(); i++) {
+      CAPTURE(names[i]);
+      CHECK(error(gradients[i], want_grad.at(names[i])) < gradient_limit);
+    }
+  }
+}
+
+std::optional<mx::array> optional(const Named& in, const std::string& key) {
+  const auto found = in.find(key);
+  return found == in.end() ? std::nullopt : std::optional(found->second);
+}
+
+Named scan(const Named& in, bool softplus) {
+  ScanOptions options;
+  options.D = optional(in, "D");
+  options.z = optional(in, "z");
+  options.delta_bias = optional(in, "delta_bias");
+  options.initial_state = optional(in, "initial_state");
+  options.delta_softplus = softplus;
+  auto [out, last] =
+      selective_scan_with_state(in.at("u"), in.at("delta"), in.at("A"), in.at("B"), in.at("C"), options);
+  return {{"out", out}, {"last_state", last}};
+}
+
+TEST_CASE("selective_scan has PyTorch's values and gradients") {
+  for (const char* name : {"scan", "scan_constant_b", "scan_constant_c", "scan_constant_bc"}) {
+    check(name, [](const Named& in) { return scan(in, true); });
+  }
+  check("scan_bare", [](const Named& in) { return scan(in, false); });
+}
+
+TEST_CASE("causal_conv1d has PyTorch's values and gradients") {
+  for (const bool silu : {true, false}) {
+    check(silu ? "conv" : "conv_short", [&](const Named& in) {
+      auto [out, state] =
+          causal_conv1d_with_state(in.at("x"), in.at("weight"),
+                                   {.bias = in.at("bias"), .initial_state = in.at("initial_state"), .silu = silu});
+      return Named{{"out", out}, {"final_state", state}};
+    });
+  }
+  check("conv_symmetric", [](const Named& in) {
+    return Named{{"out", causal_conv1d(in.at("x"), in.at("weight"),
+                                       {.bias = in.at("bias"), .silu = true, .symmetric = true})}};
+  });
+}
+
+}  // namespace
+}  // namespace aspis
