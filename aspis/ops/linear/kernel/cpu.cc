@@ -18,6 +18,7 @@
 
 #include "aspis/base/parallel.h"
 #include "aspis/ops/linear/kernel/gemm.h"
+#include "aspis/ops/linear/kernel/matrix.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -37,8 +38,6 @@ HWY_EXPORT(column_sums_f64);
 HWY_EXPORT(transpose_f32);
 HWY_EXPORT(transpose_f64);
 
-namespace {
-
 template <typename T>
 void add_bias(T* y, int64_t stride, int64_t rows, int64_t cols, const T* bias) {
   if constexpr (std::is_same_v<T, float>) {
@@ -56,6 +55,30 @@ void column_sums(const T* g, int64_t stride, int64_t rows, int64_t cols, T* sums
     HWY_DYNAMIC_DISPATCH(column_sums_f64)(g, stride, rows, cols, sums);
   }
 }
+
+template <typename T>
+void transpose(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
+  constexpr int64_t kColumns = 32;
+  parallel_for(div_ceil(columns, kColumns), [&](int64_t task) {
+    const int64_t first = task * kColumns, last = std::min(columns, first + kColumns);
+    if constexpr (std::is_same_v<T, float>) {
+      HWY_DYNAMIC_DISPATCH(transpose_f32)(from, stride, rows, first, last, to);
+    } else {
+      HWY_DYNAMIC_DISPATCH(transpose_f64)(from, stride, rows, first, last, to);
+    }
+  });
+}
+
+template <typename T>
+void sum_parts(const T* from, int64_t parts, int64_t n, T* to) {
+  constexpr int64_t kColumns = 1 << 12;
+  parallel_for(div_ceil(n, kColumns), [&](int64_t block) {
+    const int64_t c = block * kColumns;
+    column_sums(from + c, n, parts, std::min(kColumns, n - c), to + c);
+  });
+}
+
+namespace {
 
 // Fewer rows than this run in other code of oneDNN, which adds in another order.
 constexpr int64_t kMinRows = 16;
@@ -113,20 +136,6 @@ void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t columns, T* 
   for (int64_t r = 0; r < rows; r++) std::copy_n(from + r * stride, columns, to + r * to_stride);
 }
 
-// to {columns, rows} = from {rows, columns}^T
-template <typename T>
-void transpose(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
-  constexpr int64_t kColumns = 32;
-  parallel_for(div_ceil(columns, kColumns), [&](int64_t task) {
-    const int64_t first = task * kColumns, last = std::min(columns, first + kColumns);
-    if constexpr (std::is_same_v<T, float>) {
-      HWY_DYNAMIC_DISPATCH(transpose_f32)(from, stride, rows, first, last, to);
-    } else {
-      HWY_DYNAMIC_DISPATCH(transpose_f64)(from, stride, rows, first, last, to);
-    }
-  });
-}
-
 // y {rows, n} = x {rows, k} op(B) + bias in tiles; `visit(tile, first, count)`
 // is called once per row tile by the task that has it in cache.
 template <typename T, typename Visit>
@@ -156,16 +165,6 @@ void product(int64_t rows, int64_t n, int64_t k, const T* x, int64_t x_stride, T
 }
 
 int64_t padding_size(int64_t rows, int64_t in, int64_t out) { return rows < kMinRows ? kMinRows * (in + out) : 0; }
-
-// Sums `parts` rows of `from` {parts, n} in order.
-template <typename T>
-void sum_parts(const T* from, int64_t parts, int64_t n, T* to) {
-  constexpr int64_t kColumns = 1 << 12;
-  parallel_for(div_ceil(n, kColumns), [&](int64_t block) {
-    const int64_t c = block * kColumns;
-    column_sums(from + c, n, parts, std::min(kColumns, n - c), to + c);
-  });
-}
 
 template <typename T>
 void weight_gradient(const LinearVjpParams<T>& p, T* partial) {
@@ -236,6 +235,14 @@ void linear_vjp(const LinearVjpParams<T>& p) {
   if (p.dweight) weight_gradient(p, weight_parts);
 }
 
+template void add_bias(float*, int64_t, int64_t, int64_t, const float*);
+template void add_bias(double*, int64_t, int64_t, int64_t, const double*);
+template void column_sums(const float*, int64_t, int64_t, int64_t, float*);
+template void column_sums(const double*, int64_t, int64_t, int64_t, double*);
+template void sum_parts(const float*, int64_t, int64_t, float*);
+template void sum_parts(const double*, int64_t, int64_t, double*);
+template void transpose(const float*, int64_t, int64_t, int64_t, float*);
+template void transpose(const double*, int64_t, int64_t, int64_t, double*);
 template void linear(const LinearParams<float>&);
 template void linear(const LinearParams<double>&);
 template void linear_vjp(const LinearVjpParams<float>&);

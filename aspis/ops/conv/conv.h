@@ -1,0 +1,55 @@
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <array>
+#include <optional>
+
+namespace aspis {
+
+namespace mx = mlx::core;
+
+/// Options of a 2-D convolution, in the order height, width.
+struct Conv2dOptions {
+  std::array<int, 2> stride{1, 1};
+  std::array<int, 2> padding{0, 0};  ///< zeros on either side
+  std::array<int, 2> dilation{1, 1};
+  int groups = 1;                      ///< equal to the channels: depthwise
+  std::optional<mx::array> bias = {};  ///< {O}
+};
+
+/// Options of a 3-D convolution, in the order depth, height, width.
+struct Conv3dOptions {
+  std::array<int, 3> stride{1, 1, 1};
+  std::array<int, 3> padding{0, 0, 0};
+  std::array<int, 3> dilation{1, 1, 1};
+  int groups = 1;
+  std::optional<mx::array> bias = {};
+};
+
+/// Convolution as in PyTorch (a correlation), channels last as in MLX:
+///
+///     y_{b, i, o} = bias_o + sum_{k, c} weight_{o, k, c} x_{b, i stride - padding + k dilation, c}
+///
+/// @param x       {B, H, W, C}, floating point
+/// @param weight  {O, kh, kw, C / groups}; output channel o belongs to group o / (O / groups)
+/// @return {B, H', W', O} of the widest dtype, H' = (H + 2 padding - dilation (kh - 1) - 1) / stride + 1
+///
+/// float16 and bfloat16 are computed in float32, float64 in float64. Gradients
+/// for x, weight and bias; bit-equal for any number of threads. Throws
+/// `aspis::Error(kUsage)` for shapes, dtypes and options that do not fit.
+mx::array conv2d(const mx::array& x, const mx::array& weight, const Conv2dOptions& options = {},
+                 mx::StreamOrDevice s = {});
+
+/// The same over {B, D, H, W, C} with weight {O, kd, kh, kw, C / groups}.
+mx::array conv3d(const mx::array& x, const mx::array& weight, const Conv3dOptions& options = {},
+                 mx::StreamOrDevice s = {});
+
+/// Out of MLX operations: oracle, export form and fallback.
+mx::array conv2d_composed(const mx::array& x, const mx::array& weight, const Conv2dOptions& options = {},
+                          mx::StreamOrDevice s = {});
+mx::array conv3d_composed(const mx::array& x, const mx::array& weight, const Conv3dOptions& options = {},
+                          mx::StreamOrDevice s = {});
+
+}  // namespace aspis

@@ -1,0 +1,398 @@
+// Convolutions over 1 to 3 axes, channels last.
+//
+// Patches are copied into columns a tile at a time (a tile stays in the second
+// level cache) and meet the weight in one matrix product; the copy costs
+// 1 / (2 out_channels) of the product's arithmetic. Wide patches go in blocks
+// of taps that add up. dx: products with the weight give columns, which are
+// added back to the image; a task owns a band of it, so nothing is shared.
+// dweight: partial sums over fixed chunks of pixels, added in order. A
+// pointwise convolution is `linear`; a depthwise one runs over channels in
+// vectors, four pixels at a time.
+
+#include "aspis/ops/conv/kernel/cpu.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "aspis/base/parallel.h"
+#include "aspis/ops/conv/kernel/blocks.h"
+#include "aspis/ops/linear/kernel/cpu.h"
+#include "aspis/ops/linear/kernel/gemm.h"
+#include "aspis/ops/linear/kernel/matrix.h"
+#include "aspis/simd/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "aspis/ops/conv/kernel/cpu.cc"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include "aspis/ops/conv/kernel/cpu-inl.h"
+
+#if HWY_ONCE
+namespace aspis::kernel {
+
+HWY_EXPORT(gather_f32);
+HWY_EXPORT(gather_f64);
+HWY_EXPORT(scatter_f32);
+HWY_EXPORT(scatter_f64);
+HWY_EXPORT(depthwise_f32);
+HWY_EXPORT(depthwise_f64);
+HWY_EXPORT(depthwise_weight_f32);
+HWY_EXPORT(depthwise_weight_f64);
+
+namespace {
+
+template <typename T>
+void gather(const ConvShape& s, const ColumnBlock& b, int64_t first, int64_t count, const T* x, T* columns) {
+  if constexpr (std::is_same_v<T, float>) {
+    HWY_DYNAMIC_DISPATCH(gather_f32)(s, b, first, count, x, columns);
+  } else {
+    HWY_DYNAMIC_DISPATCH(gather_f64)(s, b, first, count, x, columns);
+  }
+}
+
+template <typename T>
+void scatter(const ConvShape& s, const ColumnBlock& b, int64_t first, int64_t count, const T* columns,
+             const Band& band, T* dx) {
+  if constexpr (std::is_same_v<T, float>) {
+    HWY_DYNAMIC_DISPATCH(scatter_f32)(s, b, first, count, columns, band, dx);
+  } else {
+    HWY_DYNAMIC_DISPATCH(scatter_f64)(s, b, first, count, columns, band, dx);
+  }
+}
+
+template <typename T>
+void depthwise(const DepthwisePixels<T>& p) {
+  if constexpr (std::is_same_v<T, float>) {
+    HWY_DYNAMIC_DISPATCH(depthwise_f32)(p);
+  } else {
+    HWY_DYNAMIC_DISPATCH(depthwise_f64)(p);
+  }
+}
+
+template <typename T>
+void depthwise_weight(const DepthwisePixels<T>& p, T* sums) {
+  if constexpr (std::is_same_v<T, float>) {
+    HWY_DYNAMIC_DISPATCH(depthwise_weight_f32)(p, sums);
+  } else {
+    HWY_DYNAMIC_DISPATCH(depthwise_weight_f64)(p, sums);
+  }
+}
+
+// --- tiles, by sizes alone ---------------------------------------------------
+
+constexpr int64_t kWidth = 1024;          // columns of one product, if a tap is not wider
+constexpr int64_t kTileValues = 1 << 17;  // of a tile of columns: 512 KiB in float
+constexpr int64_t kTasks = 16;
+
+struct Columns {
+  int64_t taps_each = 1, count = 1;  // of the blocks
+  int64_t channels = 0, taps = 0;
+  int64_t tile_rows = 1;
+
+  explicit Columns(const ConvShape& s) : channels(s.group_in()), taps(s.taps()) {
+    taps_each = std::clamp<int64_t>(kWidth / channels, 1, taps);
+    if (taps_each >= s.kernel[2]) taps_each -= taps_each % s.kernel[2];
+    count = div_ceil(taps, taps_each);
+    tile_rows = std::clamp<int64_t>(kTileValues / (taps_each * channels), 48, 512) / 16 * 16;
+  }
+  ColumnBlock block(int64_t group, int64_t i) const {
+    return {group, i * taps_each, std::min(taps_each, taps - i * taps_each)};
+  }
+  int64_t width(const ColumnBlock& b) const { return b.taps * channels; }
+};
+
+// Chunks of pixels of the weight gradient: more only where the blocks alone
+// give too few tasks, since each costs a pass over the whole gradient.
+int64_t weight_chunks(const ConvShape& s) {
+  const int64_t tasks = s.groups * Columns(s).count;
+  return std::clamp<int64_t>(div_ceil(kTasks, tasks), 1, std::max<int64_t>(1, s.pixels() / 1024));
+}
+
+// Pixels of one depthwise task.
+int64_t depthwise_unit(const ConvShape& s) {
+  return std::max<int64_t>(kPixels, 32768 / s.in_channels / kPixels * kPixels);
+}
+int64_t depthwise_chunks(const ConvShape& s) { return std::clamp<int64_t>(s.pixels() / 512, 1, kTasks); }
+
+template <typename T>
+T* columns_scratch(int64_t values) {
+  thread_local std::vector<T> scratch;
+  if (static_cast<int64_t>(scratch.size()) < values) scratch.resize(static_cast<size_t>(values));
+  return scratch.data();
+}
+
+// --- products ----------------------------------------------------------------
+
+template <typename T>
+void conv_products(const ConvParams<T>& p) {
+  const ConvShape& s = p.shape;
+  const int64_t co = s.group_out(), depth = s.depth(), pixels = s.pixels();
+  T* const turned = p.workspace;  // {depth, co} for each group
+  for (int64_t g = 0; g < s.groups; g++)
+    transpose(p.weight + g * co * depth, depth, co, depth, turned + g * co * depth);
+
+  const Columns columns(s);
+  const int64_t tiles = div_ceil(pixels, columns.tile_rows);
+  const int64_t cuts = std::clamp<int64_t>(div_ceil(kTasks, tiles * s.groups), 1, std::max<int64_t>(1, co / 64));
+  const int64_t cut_width = div_ceil(div_ceil(co, cuts), 16) * 16;
+  parallel_for(tiles * s.groups * cuts, [&](int64_t task) {
+    const int64_t cut = task % cuts, g = task / cuts % s.groups, tile = task / cuts / s.groups;
+    const int64_t first = tile * columns.tile_rows, rows = std::min(columns.tile_rows, pixels - first);
+    const int64_t c = cut * cut_width, width = std::min(cut_width, co - c);
+    if (width <= 0) return;
+    T* const out = p.y + first * s.out_channels + g * co + c;
+    for (int64_t i = 0; i < columns.count; i++) {
+      const ColumnBlock block = columns.block(g, i);
+      const int64_t k = columns.width(block);
+      T* const patch = columns_scratch<T>(rows * k);
+      gather(s, block, first, rows, p.x, patch);
+      gemm(Transpose::kNo, Transpose::kNo, rows, width, k, T(1), patch, k,
+           turned + (g * depth + block.first_tap * s.group_in()) * co + c, co, T(i > 0), out, s.out_channels);
+    }
+    if (p.bias) add_bias(out, s.out_channels, rows, width, p.bias + g * co + c);
+  });
+}
+
+template <typename T>
+void image_gradient(const ConvVjpParams<T>& p) {
+  const ConvShape& s = p.shape;
+  const int64_t ci = s.group_in(), co = s.group_out(), depth = s.depth();
+  const Columns columns(s);
+  // The outermost axis that the image has.
+  const int axis = s.in[0] == 1 && s.out[0] == 1 ? 1 : 0;
+  const int64_t reach = (s.kernel[axis] - 1) * s.dilation[axis] + 1, extent = s.in[axis];
+  const int64_t bands =
+      std::clamp<int64_t>(div_ceil(kTasks, s.batch * s.groups), 1, std::max<int64_t>(1, extent / (4 * reach)));
+  const int64_t each = div_ceil(extent, bands);
+  const int64_t in_inner = volume(s.in) / extent, out_inner = volume(s.out) / s.out[axis];
+  parallel_for(s.batch * s.groups * bands, [&](int64_t task) {
+    const int64_t n = task / bands / s.groups, g = task / bands % s.groups;
+    Band band{axis, task % bands * each, 0};
+    band.last = std::min(extent, band.first + each);
+    if (band.first >= band.last) return;
+    T* const image = p.dx + (n * extent + band.first) * in_inner * s.in_channels + g * ci;
+    const int64_t values = (band.last - band.first) * in_inner;
+    if (s.groups == 1) {
+      std::fill_n(image, values * ci, T(0));
+    } else {
+      for (int64_t i = 0; i < values; i++) std::fill_n(image + i * s.in_channels, ci, T(0));
+    }
+    // Output positions that reach into the band.
+    const int64_t low = band.first + s.padding[axis] - (reach - 1), high = band.last - 1 + s.padding[axis];
+    const int64_t o0 = low <= 0 ? 0 : div_ceil(low, s.stride[axis]);
+    const int64_t o1 = std::min(s.out[axis], high / s.stride[axis] + 1);
+    const int64_t begin = (n * s.out[axis] + o0) * out_inner, end = (n * s.out[axis] + o1) * out_inner;
+    for (int64_t first = begin; first < end; first += columns.tile_rows) {
+      const int64_t rows = std::min(columns.tile_rows, end - first);
+      for (int64_t i = 0; i < columns.count; i++) {
+        const ColumnBlock block = columns.block(g, i);
+        const int64_t k = columns.width(block);
+        T* const patch = columns_scratch<T>(rows * k);
+        gemm(Transpose::kNo, Transpose::kNo, rows, k, co, T(1), p.dy + first * s.out_channels + g * co,
+             s.out_channels, p.weight + g * co * depth + block.first_tap * ci, depth, T(0), patch, k);
+        scatter(s, block, first, rows, patch, band, p.dx);
+      }
+    }
+  });
+}
+
+template <typename T>
+void weight_gradient(const ConvVjpParams<T>& p, T* partial) {
+  const ConvShape& s = p.shape;
+  const int64_t ci = s.group_in(), co = s.group_out(), depth = s.depth(), pixels = s.pixels();
+  const Columns columns(s);
+  const int64_t chunks = weight_chunks(s), each = div_ceil(pixels, chunks);
+  T* const target = chunks > 1 ? partial : p.dweight;
+  parallel_for(chunks * s.groups * columns.count, [&](int64_t task) {
+    const int64_t i = task % columns.count, g = task / columns.count % s.groups;
+    const int64_t chunk = task / columns.count / s.groups;
+    const ColumnBlock block = columns.block(g, i);
+    const int64_t k = columns.width(block), end = std::min(pixels, (chunk + 1) * each);
+    T* const out = target + (chunk * s.out_channels + g * co) * depth + block.first_tap * ci;
+    int64_t first = chunk * each;
+    if (first >= end) {
+      for (int64_t o = 0; o < co; o++) std::fill_n(out + o * depth, k, T(0));
+    }
+    for (bool add = false; first < end; first += columns.tile_rows, add = true) {
+      const int64_t rows = std::min(columns.tile_rows, end - first);
+      T* const patch = columns_scratch<T>(rows * k);
+      gather(s, block, first, rows, p.x, patch);
+      gemm(Transpose::kYes, Transpose::kNo, co, k, rows, T(1), p.dy + first * s.out_channels + g * co,
+           s.out_channels, patch, k, T(add), out, depth);
+    }
+  });
+  if (chunks > 1) sum_parts(partial, chunks, s.out_channels * depth, p.dweight);
+}
+
+// --- depthwise ---------------------------------------------------------------
+
+// The rows that each tap of a pixel meets. Forward, pixels are outputs and rows
+// come from x; backward, pixels are inputs and rows come from dy.
+template <typename T>
+class TapRows {
+ public:
+  TapRows(const ConvShape& s, const T* rows, bool backward)
+      : s_(s),
+        rows_(rows),
+        backward_(backward),
+        zeros_(static_cast<size_t>(s.in_channels), T(0)),
+        in_(static_cast<size_t>(s.taps() * kPixels), zeros_.data()) {}
+
+  // Fills the table for `count` pixels from `first` on.
+  const T* const* operator()(int64_t first, int64_t count) {
+    const Axes& grid = backward_ ? s_.in : s_.out;
+    const Axes& other = backward_ ? s_.out : s_.in;
+    for (int64_t i = 0; i < kPixels; i++) {
+      int64_t rest = first + i;
+      Axes at{};
+      for (int a = 2; a >= 0; a--) {
+        at[a] = rest % grid[a];
+        rest /= grid[a];
+      }
+      const int64_t image = rest * volume(other);
+      int64_t t = 0;
+      for (int64_t kd = 0; kd < s_.kernel[0]; kd++) {
+        const int64_t d = i < count ? position(0, at[0], kd) : -1;
+        for (int64_t kh = 0; kh < s_.kernel[1]; kh++) {
+          const int64_t h = d < 0 ? -1 : position(1, at[1], kh);
+          for (int64_t kw = 0; kw < s_.kernel[2]; kw++, t++) {
+            const int64_t w = h < 0 ? -1 : position(2, at[2], kw);
+            in_[static_cast<size_t>(t * kPixels + i)] =
+                w < 0 ? zeros_.data() : rows_ + (image + (d * other[1] + h) * other[2] + w) * s_.in_channels;
+          }
+        }
+      }
+    }
+    return in_.data();
+  }
+
+ private:
+  // Where tap k of position `at` lies on the other side; -1 for nowhere.
+  int64_t position(int axis, int64_t at, int64_t k) const {
+    if (backward_) {
+      const int64_t scaled = at + s_.padding[axis] - k * s_.dilation[axis];
+      if (scaled < 0 || scaled % s_.stride[axis] != 0) return -1;
+      return scaled / s_.stride[axis] < s_.out[axis] ? scaled / s_.stride[axis] : -1;
+    }
+    const int64_t p = at * s_.stride[axis] - s_.padding[axis] + k * s_.dilation[axis];
+    return p >= 0 && p < s_.in[axis] ? p : -1;
+  }
+
+  const ConvShape& s_;
+  const T* rows_;
+  bool backward_;
+  std::vector<T> zeros_;
+  std::vector<const T*> in_;
+};
+
+// out {pixels of the grid, channels} from rows of the other side and weight {taps, channels}.
+template <typename T>
+void depthwise_pass(const ConvShape& s, bool backward, const T* rows, const T* weight, const T* bias, T* out) {
+  const int64_t pixels = s.batch * volume(backward ? s.in : s.out), unit = depthwise_unit(s);
+  parallel_for(div_ceil(pixels, unit), [&](int64_t task) {
+    TapRows<T> taps(s, rows, backward);
+    DepthwisePixels<T> p{.channels = s.in_channels, .taps = s.taps(), .weight = weight, .bias = bias};
+    const int64_t end = std::min(pixels, (task + 1) * unit);
+    for (int64_t first = task * unit; first < end; first += kPixels) {
+      p.pixels = std::min(kPixels, end - first);
+      p.in = taps(first, p.pixels);
+      for (int64_t i = 0; i < p.pixels; i++) p.out[i] = out + (first + i) * s.in_channels;
+      depthwise(p);
+    }
+  });
+}
+
+template <typename T>
+void depthwise_weight_gradient(const ConvVjpParams<T>& p, T* partial) {
+  const ConvShape& s = p.shape;
+  const int64_t chunks = depthwise_chunks(s), each = div_ceil(div_ceil(s.pixels(), chunks), kPixels) * kPixels;
+  const int64_t values = s.taps() * s.in_channels;
+  parallel_for(chunks, [&](int64_t chunk) {
+    TapRows<T> taps(s, p.x, false);
+    DepthwisePixels<T> d{.channels = s.in_channels, .taps = s.taps()};
+    T* const sums = partial + chunk * values;
+    std::fill_n(sums, values, T(0));
+    const int64_t end = std::min(s.pixels(), (chunk + 1) * each);
+    for (int64_t first = chunk * each; first < end; first += kPixels) {
+      d.pixels = std::min(kPixels, end - first);
+      d.in = taps(first, d.pixels);
+      // The kernel only reads through `out` here.
+      for (int64_t i = 0; i < d.pixels; i++) d.out[i] = const_cast<T*>(p.dy) + (first + i) * s.in_channels;
+      depthwise_weight(d, sums);
+    }
+  });
+  T* const total = partial + chunks * values;
+  sum_parts(partial, chunks, values, total);
+  transpose(total, s.in_channels, s.taps(), s.in_channels, p.dweight);
+}
+
+}  // namespace
+
+int64_t conv_workspace(const ConvShape& s) {
+  if (s.pointwise()) return linear_workspace(s.pixels(), s.in_channels, s.out_channels);
+  return s.out_channels * s.depth();
+}
+
+int64_t conv_vjp_workspace(const ConvShape& s, bool dx, bool dweight, bool dbias) {
+  if (s.pointwise()) return linear_vjp_workspace(s.pixels(), s.in_channels, s.out_channels, dweight, dbias);
+  const int64_t bias = dbias ? linear_vjp_workspace(s.pixels(), 0, s.out_channels, false, true) : 0;
+  const int64_t weight = s.out_channels * s.depth();
+  if (s.depthwise()) return bias + (dx ? weight : 0) + (dweight ? (depthwise_chunks(s) + 1) * weight : 0);
+  return bias + (dweight && weight_chunks(s) > 1 ? weight_chunks(s) * weight : 0);
+}
+
+template <typename T>
+void conv(const ConvParams<T>& p) {
+  const ConvShape& s = p.shape;
+  if (s.pixels() == 0) return;
+  if (s.pointwise()) {
+    linear(LinearParams<T>{s.pixels(), s.in_channels, s.out_channels, p.x, s.in_channels, p.weight, s.in_channels,
+                           p.bias, p.y, p.workspace});
+  } else if (s.depthwise()) {
+    transpose(p.weight, s.taps(), s.in_channels, s.taps(), p.workspace);
+    depthwise_pass(s, false, p.x, p.workspace, p.bias, p.y);
+  } else {
+    conv_products(p);
+  }
+}
+
+template <typename T>
+void conv_vjp(const ConvVjpParams<T>& p) {
+  const ConvShape& s = p.shape;
+  if (s.pointwise()) {
+    linear_vjp(LinearVjpParams<T>{s.pixels(), s.in_channels, s.out_channels, p.x, p.weight, p.dy, s.in_channels,
+                                  s.in_channels, s.out_channels, p.dx, p.dweight, p.dbias, p.workspace});
+    return;
+  }
+  T* work = p.workspace;
+  if (p.dbias) {
+    linear_vjp(LinearVjpParams<T>{.rows = s.pixels(),
+                                  .out = s.out_channels,
+                                  .dy = p.dy,
+                                  .dy_stride = s.out_channels,
+                                  .dbias = p.dbias,
+                                  .workspace = work});
+    work += linear_vjp_workspace(s.pixels(), 0, s.out_channels, false, true);
+  }
+  if (s.depthwise()) {
+    if (p.dx) {
+      transpose(p.weight, s.taps(), s.in_channels, s.taps(), work);
+      depthwise_pass(s, true, p.dy, work, static_cast<const T*>(nullptr), p.dx);
+      work += s.in_channels * s.taps();
+    }
+    if (p.dweight) depthwise_weight_gradient(p, work);
+    return;
+  }
+  if (p.dx) image_gradient(p);
+  if (p.dweight) weight_gradient(p, work);
+}
+
+template void conv(const ConvParams<float>&);
+template void conv(const ConvParams<double>&);
+template void conv_vjp(const ConvVjpParams<float>&);
+template void conv_vjp(const ConvVjpParams<double>&);
+
+}  // namespace aspis::kernel
+#endif
