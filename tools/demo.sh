@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 aspis="$1"
 length=(--epochs 4)
 name=demo
-if [ "${2:-}" = --long ]; then length=(--epochs 20); name=demo-long; fi
+if [ "${2:-}" = --long ]; then length=(--epochs 30); name=demo-long; fi
 
 data=fashion-mnist
 if ! "$aspis" data inspect fashion-mnist --split test --json >/dev/null 2>&1; then
