@@ -76,7 +76,7 @@ class LinearVjp : public ops::CpuPrimitive {
         (wanted_[i] == 0 ? p.dx : wanted_[i] == 1 ? p.dweight : p.dbias) = data;
       }
       p.workspace = workspace<T>(
-          encoder, kernel::linear_vjp_workspace(p.rows, p.in, p.out, p.dweight != nullptr, p.dbias != nullptr),
+          encoder, kernel::linear_vjp_workspace(p.rows, p.in, p.out, p.dx != nullptr, p.dweight != nullptr, p.dbias != nullptr),
           name());
       encoder.dispatch([p] { kernel::linear_vjp(p); });
     });

@@ -18,8 +18,8 @@
 #include "aspis/base/parallel.h"
 #include "aspis/ops/conv/kernel/blocks.h"
 #include "aspis/ops/linear/kernel/cpu.h"
-#include "aspis/ops/linear/kernel/gemm.h"
 #include "aspis/ops/linear/kernel/matrix.h"
+#include "aspis/ops/linear/kernel/product.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -95,7 +95,7 @@ struct Columns {
     taps_each = std::clamp<int64_t>(kWidth / channels, 1, taps);
     if (taps_each >= s.kernel[2]) taps_each -= taps_each % s.kernel[2];
     count = div_ceil(taps, taps_each);
-    tile_rows = std::clamp<int64_t>(kTileValues / (taps_each * channels), 48, 512) / 16 * 16;
+    tile_rows = std::clamp<int64_t>(kTileValues / (taps_each * channels), 48, 480) / 24 * 24;
   }
   ColumnBlock block(int64_t group, int64_t i) const {
     return {group, i * taps_each, std::min(taps_each, taps - i * taps_each)};
@@ -129,37 +129,46 @@ template <typename T>
 void conv_products(const ConvParams<T>& p) {
   const ConvShape& s = p.shape;
   const int64_t co = s.group_out(), depth = s.depth(), pixels = s.pixels();
-  T* const turned = p.workspace;  // {depth, co} for each group
-  for (int64_t g = 0; g < s.groups; g++)
-    transpose(p.weight + g * co * depth, depth, co, depth, turned + g * co * depth);
-
   const Columns columns(s);
+  // Each block of taps of each group is packed by itself.
+  const int64_t panel = packed_size(columns.taps_each * s.group_in(), co);
+  parallel_for(s.groups * columns.count, [&](int64_t task) {
+    const ColumnBlock block = columns.block(task / columns.count, task % columns.count);
+    pack_transposed(p.weight + block.group * co * depth + block.first_tap * s.group_in(), depth,
+                    columns.width(block), co, 0, co, p.workspace + task * panel);
+  });
   const int64_t tiles = div_ceil(pixels, columns.tile_rows);
   const int64_t cuts = std::clamp<int64_t>(div_ceil(kTasks, tiles * s.groups), 1, std::max<int64_t>(1, co / 64));
-  const int64_t cut_width = div_ceil(div_ceil(co, cuts), 16) * 16;
+  const int64_t cut_width = div_ceil(div_ceil(co, cuts), kPanelCut) * kPanelCut;
   parallel_for(tiles * s.groups * cuts, [&](int64_t task) {
     const int64_t cut = task % cuts, g = task / cuts % s.groups, tile = task / cuts / s.groups;
     const int64_t first = tile * columns.tile_rows, rows = std::min(columns.tile_rows, pixels - first);
-    const int64_t c = cut * cut_width, width = std::min(cut_width, co - c);
-    if (width <= 0) return;
-    T* const out = p.y + first * s.out_channels + g * co + c;
+    // A last cut that would be too narrow for a panel goes to the one before.
+    const int64_t c0 = cut * cut_width, c1 = co - (c0 + cut_width) < kPanelCut ? co : c0 + cut_width;
+    if (cut > 0 && co - c0 < kPanelCut) return;
+    T* const out = p.y + first * s.out_channels + g * co;
     for (int64_t i = 0; i < columns.count; i++) {
       const ColumnBlock block = columns.block(g, i);
       const int64_t k = columns.width(block);
       T* const patch = columns_scratch<T>(rows * k);
       gather(s, block, first, rows, p.x, patch);
-      gemm(Transpose::kNo, Transpose::kNo, rows, width, k, T(1), patch, k,
-           turned + (g * depth + block.first_tap * s.group_in()) * co + c, co, T(i > 0), out, s.out_channels);
+      multiply_packed(rows, co, k, patch, k, p.workspace + (g * columns.count + i) * panel, c0, c1,
+                      p.bias && i == 0 ? p.bias + g * co : nullptr, i > 0, out, s.out_channels);
     }
-    if (p.bias) add_bias(out, s.out_channels, rows, width, p.bias + g * co + c);
   });
 }
 
 template <typename T>
-void image_gradient(const ConvVjpParams<T>& p) {
+void image_gradient(const ConvVjpParams<T>& p, T* packed) {
   const ConvShape& s = p.shape;
   const int64_t ci = s.group_in(), co = s.group_out(), depth = s.depth();
   const Columns columns(s);
+  const int64_t panel = packed_size(co, columns.taps_each * ci);
+  parallel_for(s.groups * columns.count, [&](int64_t task) {
+    const ColumnBlock block = columns.block(task / columns.count, task % columns.count);
+    const int64_t k = columns.width(block);
+    pack(p.weight + block.group * co * depth + block.first_tap * ci, depth, co, k, 0, k, packed + task * panel);
+  });
   // The outermost axis that the image has.
   const int axis = s.in[0] == 1 && s.out[0] == 1 ? 1 : 0;
   const int64_t reach = (s.kernel[axis] - 1) * s.dilation[axis] + 1, extent = s.in[axis];
@@ -190,8 +199,9 @@ void image_gradient(const ConvVjpParams<T>& p) {
         const ColumnBlock block = columns.block(g, i);
         const int64_t k = columns.width(block);
         T* const patch = columns_scratch<T>(rows * k);
-        gemm(Transpose::kNo, Transpose::kNo, rows, k, co, T(1), p.dy + first * s.out_channels + g * co,
-             s.out_channels, p.weight + g * co * depth + block.first_tap * ci, depth, T(0), patch, k);
+        multiply_packed(rows, k, co, p.dy + first * s.out_channels + g * co, s.out_channels,
+                        packed + (g * columns.count + i) * panel, 0, k, static_cast<const T*>(nullptr), false,
+                        patch, k);
         scatter(s, block, first, rows, patch, band, p.dx);
       }
     }
@@ -219,8 +229,8 @@ void weight_gradient(const ConvVjpParams<T>& p, T* partial) {
       const int64_t rows = std::min(columns.tile_rows, end - first);
       T* const patch = columns_scratch<T>(rows * k);
       gather(s, block, first, rows, p.x, patch);
-      gemm(Transpose::kYes, Transpose::kNo, co, k, rows, T(1), p.dy + first * s.out_channels + g * co,
-           s.out_channels, patch, k, T(add), out, depth);
+      multiply_transposed(co, k, rows, p.dy + first * s.out_channels + g * co, s.out_channels, patch, k, add, out,
+                          depth);
     }
   });
   if (chunks > 1) sum_parts(partial, chunks, s.out_channels * depth, p.dweight);
@@ -332,15 +342,20 @@ void depthwise_weight_gradient(const ConvVjpParams<T>& p, T* partial) {
 
 int64_t conv_workspace(const ConvShape& s) {
   if (s.pointwise()) return linear_workspace(s.pixels(), s.in_channels, s.out_channels);
-  return s.out_channels * s.depth();
+  if (s.depthwise()) return s.out_channels * s.depth();
+  const Columns columns(s);
+  return s.groups * columns.count * packed_size(columns.taps_each * s.group_in(), s.group_out());
 }
 
 int64_t conv_vjp_workspace(const ConvShape& s, bool dx, bool dweight, bool dbias) {
-  if (s.pointwise()) return linear_vjp_workspace(s.pixels(), s.in_channels, s.out_channels, dweight, dbias);
-  const int64_t bias = dbias ? linear_vjp_workspace(s.pixels(), 0, s.out_channels, false, true) : 0;
+  if (s.pointwise()) return linear_vjp_workspace(s.pixels(), s.in_channels, s.out_channels, dx, dweight, dbias);
+  const int64_t bias = dbias ? linear_vjp_workspace(s.pixels(), 0, s.out_channels, false, false, true) : 0;
   const int64_t weight = s.out_channels * s.depth();
   if (s.depthwise()) return bias + (dx ? weight : 0) + (dweight ? (depthwise_chunks(s) + 1) * weight : 0);
-  return bias + (dweight && weight_chunks(s) > 1 ? weight_chunks(s) * weight : 0);
+  const Columns columns(s);
+  const int64_t image =
+      dx ? s.groups * columns.count * packed_size(s.group_out(), columns.taps_each * s.group_in()) : 0;
+  return bias + image + (dweight && weight_chunks(s) > 1 ? weight_chunks(s) * weight : 0);
 }
 
 template <typename T>
@@ -374,7 +389,7 @@ void conv_vjp(const ConvVjpParams<T>& p) {
                                   .dy_stride = s.out_channels,
                                   .dbias = p.dbias,
                                   .workspace = work});
-    work += linear_vjp_workspace(s.pixels(), 0, s.out_channels, false, true);
+    work += linear_vjp_workspace(s.pixels(), 0, s.out_channels, false, false, true);
   }
   if (s.depthwise()) {
     if (p.dx) {
@@ -385,7 +400,11 @@ void conv_vjp(const ConvVjpParams<T>& p) {
     if (p.dweight) depthwise_weight_gradient(p, work);
     return;
   }
-  if (p.dx) image_gradient(p);
+  if (p.dx) {
+    const Columns columns(s);
+    image_gradient(p, work);
+    work += s.groups * columns.count * packed_size(s.group_out(), columns.taps_each * s.group_in());
+  }
   if (p.dweight) weight_gradient(p, work);
 }
 

@@ -1,15 +1,15 @@
 // Matrix products of a linear layer, cut into tiles by data size; each tile is
-// one single-threaded call of oneDNN.
+// one call of product.h (of Accelerate on Apple, whose matrix unit has no other
+// door).
 //
-// oneDNN's own threading splits by the number of threads and changes the bits
-// with it (its AVX2 code does), so the tiles are ours. They cost 0 to 10 % of
-// oneDNN called directly, 12 % for 128 -> 64; the table is in README.md.
+// Forward: W is packed once, then row tiles; a few rows pack as they go, each
+// task its own columns. dx: the same with W as it is; the column sums of dy for
+// dbias are taken from the tile in cache. dweight: the tokens are the long axis,
+// so they are cut into chunks whose partial results are added in order.
 //
-// Forward: W is transposed once (oneDNN packs op(B) = B faster than B^T, and
-// every tile packs it), then row tiles of about 128 rows; the bias is added
-// while a tile is in cache. dx: the same with W as it is; the column sums of
-// dy for dbias are taken from the tile in cache. dweight: the tokens are the
-// long axis, so they are cut into chunks whose partial results are added in order.
+// The products are our own because they are as fast as oneDNN's for these
+// shapes (README.md), do not repack x, and give a row the same bits whatever the
+// number of rows, threads and the instruction set's width.
 
 #include "aspis/ops/linear/kernel/cpu.h"
 
@@ -17,9 +17,12 @@
 #include <type_traits>
 
 #include "aspis/base/parallel.h"
-#include "aspis/ops/linear/kernel/gemm.h"
 #include "aspis/ops/linear/kernel/matrix.h"
+#include "aspis/ops/linear/kernel/product.h"
 #include "aspis/simd/targets.h"
+#if defined(__APPLE__)
+#include "aspis/ops/linear/kernel/gemm.h"
+#endif
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "aspis/ops/linear/kernel/cpu.cc"
@@ -80,91 +83,111 @@ void sum_parts(const T* from, int64_t parts, int64_t n, T* to) {
 
 namespace {
 
-// Fewer rows than this run in other code of oneDNN, which adds in another order.
-constexpr int64_t kMinRows = 16;
-// From here on it pays to transpose W first.
-constexpr int64_t kTransposeRows = 64;
+// Rows of a task, a multiple of every tile height; small, so that the last
+// tasks end together.
+constexpr int64_t kRows = 48;
 
-// A cut of [0, n) into parts of `size`; a last part shorter than kMinRows is
-// joined to the one before.
+// A cut of [0, n) into at most `parts` parts at multiples of `unit`.
 struct Cut {
   int64_t n = 0, size = 0, count = 0;
 
-  Cut(int64_t total, int64_t parts) : n(total) {
+  Cut(int64_t total, int64_t parts, int64_t unit) : n(total) {
     if (n <= 0) return;
-    size = div_ceil(div_ceil(n, std::max<int64_t>(1, parts)), kMinRows) * kMinRows;
+    size = div_ceil(div_ceil(n, std::max<int64_t>(1, parts)), unit) * unit;
     count = div_ceil(n, size);
-    if (count > 1 && n - (count - 1) * size < kMinRows) count--;
   }
   int64_t first(int64_t i) const { return i * size; }
   int64_t length(int64_t i) const { return i + 1 == count ? n - i * size : size; }
+  int64_t last(int64_t i) const { return first(i) + length(i); }
 };
 
-Cut cut_rows(int64_t rows) {
-  const int64_t parts = div_ceil(rows, 128);
-  return {rows, parts > 1 ? parts + parts % 2 : 1};
-}
+Cut cut_rows(int64_t rows) { return {rows, div_ceil(rows, kRows), kRows}; }
 
-// Cuts the columns only where the rows alone give too few tasks.
-Cut cut_columns(int64_t columns, int64_t row_tiles) {
-  const int64_t wanted = row_tiles > 0 ? div_ceil(8, row_tiles) : 1;
-  return {columns, std::min(wanted, std::max<int64_t>(1, columns / 64))};
+// Columns of packed B in parts of at least kPanelCut.
+Cut cut_columns(int64_t columns, int64_t parts) {
+  Cut cut(columns, std::min(parts, std::max<int64_t>(1, columns / kPanelCut)), kPanelCut);
+  if (cut.count > 1 && cut.length(cut.count - 1) < kPanelCut) cut.count--;
+  return cut;
 }
 
 struct WeightCut {
   Cut out, in, tokens;
 
-  WeightCut(int64_t rows, int64_t ins, int64_t outs) : out(0, 1), in(0, 1), tokens(0, 1) {
+  WeightCut(int64_t rows, int64_t ins, int64_t outs) : out(0, 1, 1), in(0, 1, 1), tokens(0, 1, 1) {
     constexpr int64_t kTasks = 16;
-    out = Cut(outs, div_ceil(outs, 256));
-    in = Cut(ins, div_ceil(ins, 1024));
+    out = Cut(outs, div_ceil(outs, 240), 24);
+    in = Cut(ins, div_ceil(ins, 256), 64);
     // A partial result costs a write and a read of the whole gradient, which
     // must stay small beside the product; in cache it costs less.
     const int64_t least = ins * outs <= (1 << 16) ? 512 : 1024;
     const int64_t tiles = std::max<int64_t>(1, out.count * in.count);
     const int64_t chunks = std::clamp<int64_t>(div_ceil(kTasks, tiles), 1, std::max<int64_t>(1, rows / least));
-    tokens = Cut(rows, chunks);
+    tokens = Cut(rows, chunks, 16);
     if (tiles * tokens.count < kTasks / 2) {
       const int64_t more = div_ceil(kTasks / 2, std::max<int64_t>(1, in.count * tokens.count));
-      out = Cut(outs, std::clamp<int64_t>(more, 1, std::max<int64_t>(1, outs / 64)));
+      out = Cut(outs, std::clamp<int64_t>(more, 1, std::max<int64_t>(1, outs / 48)), 24);
     }
   }
 };
 
+enum class Weight : bool { kAsIs, kTransposed };
+
 template <typename T>
-void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
-  for (int64_t r = 0; r < rows; r++) std::copy_n(from + r * stride, columns, to + r * to_stride);
+void pack_columns(Weight form, const T* w, int64_t stride, int64_t k, int64_t n, int64_t first, int64_t last,
+                  T* packed) {
+  if (form == Weight::kTransposed) {
+    pack_transposed(w, stride, k, n, first, last, packed);
+  } else {
+    pack(w, stride, k, n, first, last, packed);
+  }
 }
 
-// y {rows, n} = x {rows, k} op(B) + bias in tiles; `visit(tile, first, count)`
+// y {rows, n} = x {rows, k} op(W) + bias in tiles; `visit(tile, first, count)`
 // is called once per row tile by the task that has it in cache.
 template <typename T, typename Visit>
-void product(int64_t rows, int64_t n, int64_t k, const T* x, int64_t x_stride, Transpose tb, const T* b,
-             int64_t b_stride, const T* bias, T* y, T* padding, Visit visit) {
-  const T* source = x;
-  T* target = y;
-  int64_t tile_rows = rows;
-  if (rows < kMinRows) {  // the same code for a few rows as for many
-    std::fill_n(padding, kMinRows * k, T(0));
-    copy_rows(x, x_stride, rows, k, padding, k);
-    source = padding;
-    target = padding + kMinRows * k;
-    x_stride = k;
-    tile_rows = kMinRows;
+void product(int64_t rows, int64_t n, int64_t k, const T* x, int64_t x_stride, Weight form, const T* w,
+             int64_t w_stride, const T* bias, T* y, T* packed, Visit visit) {
+  const Cut row_cut = cut_rows(rows);
+#if defined(__APPLE__)
+  if constexpr (std::is_same_v<T, float>) {
+    parallel_for(row_cut.count, [&](int64_t i) {
+      const int64_t r = row_cut.first(i), m = row_cut.length(i);
+      gemm(Transpose::kNo, static_cast<Transpose>(form == Weight::kTransposed), m, n, k, T(1), x + r * x_stride,
+           x_stride, w, w_stride, T(0), y + r * n, n);
+      if (bias) add_bias(y + r * n, n, m, n, bias);
+      visit(i, r, m);
+    });
+    return;
   }
-  const Cut row_cut = cut_rows(tile_rows), column_cut = cut_columns(n, row_cut.count);
-  parallel_for(row_cut.count * column_cut.count, [&](int64_t task) {
-    const int64_t i = task / column_cut.count, j = task % column_cut.count;
-    const int64_t r = row_cut.first(i), m = row_cut.length(i), c = column_cut.first(j), w = column_cut.length(j);
-    gemm(Transpose::kNo, tb, m, w, k, T(1), source + r * x_stride, x_stride,
-         b + (tb == Transpose::kYes ? c * b_stride : c), b_stride, T(0), target + r * n + c, n);
-    if (bias) add_bias(target + r * n + c, n, m, w, bias + c);
-    if (j == 0) visit(i, r, std::min(m, rows - r));
+#endif
+  const bool pack_first = row_cut.count > 1;
+  if (pack_first) {
+    const Cut parts = cut_columns(n, n / kPanelCut);
+    parallel_for(parts.count,
+                 [&](int64_t j) { pack_columns(form, w, w_stride, k, n, parts.first(j), parts.last(j), packed); });
+  }
+  // Columns are cut only where the rows alone give too few tasks.
+  const Cut columns = cut_columns(n, pack_first ? div_ceil(8, row_cut.count) : n / kPanelCut);
+  parallel_for(row_cut.count * columns.count, [&](int64_t task) {
+    const int64_t i = task / columns.count, j = task % columns.count;
+    const int64_t r = row_cut.first(i), m = row_cut.length(i), c0 = columns.first(j), c1 = columns.last(j);
+    if (!pack_first) pack_columns(form, w, w_stride, k, n, c0, c1, packed);
+    multiply_packed(m, n, k, x + r * x_stride, x_stride, packed, c0, c1, bias, false, y + r * n, n);
+    if (j == 0) visit(i, r, m);
   });
-  if (target != y) copy_rows(target, n, rows, n, y, n);
 }
 
-int64_t padding_size(int64_t rows, int64_t in, int64_t out) { return rows < kMinRows ? kMinRows * (in + out) : 0; }
+template <typename T>
+void weight_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
+                 int64_t ldc) {
+#if defined(__APPLE__)
+  if constexpr (std::is_same_v<T, float>) {
+    gemm(Transpose::kYes, Transpose::kNo, m, n, k, T(1), a, lda, b, ldb, T(0), c, ldc);
+    return;
+  }
+#endif
+  multiply_transposed(m, n, k, a, lda, b, ldb, false, c, ldc);
+}
 
 template <typename T>
 void weight_gradient(const LinearVjpParams<T>& p, T* partial) {
@@ -178,47 +201,34 @@ void weight_gradient(const LinearVjpParams<T>& p, T* partial) {
   parallel_for(cut.tokens.count * tiles, [&](int64_t task) {
     const int64_t t = task / tiles, o = task % tiles / cut.in.count, i = task % cut.in.count;
     const int64_t r = cut.tokens.first(t), row = cut.out.first(o), column = cut.in.first(i);
-    gemm(Transpose::kYes, Transpose::kNo, cut.out.length(o), cut.in.length(i), cut.tokens.length(t), T(1),
-         p.dy + r * p.dy_stride + row, p.dy_stride, p.x + r * p.x_stride + column, p.x_stride, T(0),
-         target + (t * p.out + row) * p.in + column, p.in);
+    weight_tile(cut.out.length(o), cut.in.length(i), cut.tokens.length(t), p.dy + r * p.dy_stride + row,
+                p.dy_stride, p.x + r * p.x_stride + column, p.x_stride, target + (t * p.out + row) * p.in + column,
+                p.in);
   });
   if (cut.tokens.count > 1) sum_parts(partial, cut.tokens.count, p.out * p.in, p.dweight);
 }
 
 }  // namespace
 
-int64_t linear_workspace(int64_t rows, int64_t in, int64_t out) {
-  return padding_size(rows, in, out) + (rows >= kTransposeRows ? in * out : 0);
-}
+int64_t linear_workspace(int64_t, int64_t in, int64_t out) { return packed_size(in, out); }
 
-int64_t linear_vjp_workspace(int64_t rows, int64_t in, int64_t out, bool dweight, bool dbias) {
+int64_t linear_vjp_workspace(int64_t rows, int64_t in, int64_t out, bool dx, bool dweight, bool dbias) {
   const int64_t chunks = WeightCut(rows, in, out).tokens.count;
-  return padding_size(rows, in, out) + (dweight && chunks > 1 ? chunks * in * out : 0) +
+  return (dx ? packed_size(out, in) : 0) + (dweight && chunks > 1 ? chunks * in * out : 0) +
          (dbias ? std::max<int64_t>(1, cut_rows(rows).count) * out : 0);
 }
 
 template <typename T>
 void linear(const LinearParams<T>& p) {
   if (p.rows == 0 || p.out == 0) return;
-  T* padding = p.workspace;
-  const T* weight = p.weight;
-  int64_t weight_stride = p.weight_stride;
-  Transpose tb = Transpose::kYes;
-  if (p.rows >= kTransposeRows) {
-    T* transposed = p.workspace + padding_size(p.rows, p.in, p.out);
-    transpose(p.weight, p.weight_stride, p.out, p.in, transposed);
-    weight = transposed;
-    weight_stride = p.out;
-    tb = Transpose::kNo;
-  }
-  product(p.rows, p.out, p.in, p.x, p.x_stride, tb, weight, weight_stride, p.bias, p.y, padding,
-          [](int64_t, int64_t, int64_t) {});
+  product(p.rows, p.out, p.in, p.x, p.x_stride, Weight::kTransposed, p.weight, p.weight_stride, p.bias, p.y,
+          p.workspace, [](int64_t, int64_t, int64_t) {});
 }
 
 template <typename T>
 void linear_vjp(const LinearVjpParams<T>& p) {
-  T* padding = p.workspace;
-  T* bias_parts = padding + padding_size(p.rows, p.in, p.out);
+  T* packed = p.workspace;
+  T* bias_parts = packed + (p.dx ? packed_size(p.out, p.in) : 0);
   const Cut row_cut = cut_rows(p.rows);
   T* weight_parts = bias_parts + (p.dbias ? std::max<int64_t>(1, row_cut.count) * p.out : 0);
 
@@ -226,8 +236,8 @@ void linear_vjp(const LinearVjpParams<T>& p) {
     if (p.dbias) column_sums(p.dy + first * p.dy_stride, p.dy_stride, count, p.out, bias_parts + tile * p.out);
   };
   if (p.dx && p.in > 0 && p.rows > 0) {
-    product(p.rows, p.in, p.out, p.dy, p.dy_stride, Transpose::kNo, p.weight, p.weight_stride,
-            static_cast<const T*>(nullptr), p.dx, padding, sum_tile);
+    product(p.rows, p.in, p.out, p.dy, p.dy_stride, Weight::kAsIs, p.weight, p.weight_stride,
+            static_cast<const T*>(nullptr), p.dx, packed, sum_tile);
   } else if (p.dbias) {
     parallel_for(row_cut.count, [&](int64_t i) { sum_tile(i, row_cut.first(i), row_cut.length(i)); });
   }

@@ -4,9 +4,9 @@
 
 namespace aspis::kernel {
 
-/// T is float or double. Both run on the team. The result of a row does not
-/// depend on the number of threads, nor (where gemm_rows_are_independent()) on
-/// the number of rows.
+/// T is float or double. Both run on the team. A row of y and dx depends on
+/// neither the number of threads nor the number of rows, bit for bit (with
+/// Accelerate on Apple the latter is not promised).
 template <typename T>
 void linear(const LinearParams<T>& p);
 template <typename T>
@@ -14,6 +14,6 @@ void linear_vjp(const LinearVjpParams<T>& p);
 
 /// Values of T that the workspace must hold; 0 is possible.
 int64_t linear_workspace(int64_t rows, int64_t in, int64_t out);
-int64_t linear_vjp_workspace(int64_t rows, int64_t in, int64_t out, bool dweight, bool dbias);
+int64_t linear_vjp_workspace(int64_t rows, int64_t in, int64_t out, bool dx, bool dweight, bool dbias);
 
 }  // namespace aspis::kernel
