@@ -16,6 +16,7 @@
 #include "aspis/io/array_io.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
+#include "aspis/ops/ssd/ssd.h"
 
 namespace aspis {
 namespace {
@@ -136,6 +137,22 @@ TEST_CASE("causal_conv1d has PyTorch's values and gradients") {
     return Named{{"out", causal_conv1d(in.at("x"), in.at("weight"),
                                        {.bias = in.at("bias"), .silu = true, .symmetric = true})}};
   });
+}
+
+TEST_CASE("ssd has PyTorch's values and gradients") {
+  const auto run = [](const Named& in, bool softplus, std::pair<double, double> limit) {
+    SsdOptions o;
+    o.D = optional(in, "D"), o.z = optional(in, "z"), o.dt_bias = optional(in, "dt_bias");
+    o.initial_state = optional(in, "initial_state"), o.seq_idx = optional(in, "seq_idx");
+    o.dt_softplus = softplus, o.dt_limit = limit;
+    auto [out, state] = ssd_with_state(in.at("x"), in.at("dt"), in.at("A"), in.at("B"), in.at("C"), o);
+    return Named{{"out", out}, {"final_state", state}};
+  };
+  const std::pair<double, double> none = SsdOptions().dt_limit;
+  check("ssd", [&](const Named& in) { return run(in, true, none); });
+  check("ssd_channel_d_limit", [&](const Named& in) { return run(in, true, {0.4, 1.2}); });
+  check("ssd_sequences", [&](const Named& in) { return run(in, true, none); });
+  check("ssd_bare", [&](const Named& in) { return run(in, false, none); });
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
+#include "aspis/ops/ssd/ssd.h"
 #include "tests/properties/recurrent.h"
 
 namespace aspis::properties {
@@ -53,8 +54,33 @@ Recurrent conv() {
   return r;
 }
 
+Recurrent mamba2(int chunk) {
+  constexpr int kH = 4, kP = 3, kG = 2, kN = 5;
+  Recurrent r;
+  r.name = "ssd, chunk " + std::to_string(chunk);
+  r.token_inputs = {"x", "dt", "B", "C", "z"};
+  r.linear_in = {"x"};
+  r.draw = [](const Dims& d, Rng& rng) -> Named {
+    return {{"x", normal(rng, {d.batch, d.length, kH, kP})}, {"dt", normal(rng, {d.batch, d.length, kH}, 0.7)},
+            {"A", negative_uniform(rng, {kH}, 0.1, 2)},      {"B", normal(rng, {d.batch, d.length, kG, kN})},
+            {"C", normal(rng, {d.batch, d.length, kG, kN})}, {"D", normal(rng, {kH})},
+            {"z", normal(rng, {d.batch, d.length, kH, kP})}, {"dt_bias", normal(rng, {kH}, 0.3)}};
+  };
+  r.zero_state = [](int batch) { return std::vector{zeros({batch, kH, kP, kN})}; };
+  const auto run = [chunk](const Named& in, const std::vector<mx::array>& state, const std::vector<int32_t>& cu) {
+    SsdOptions o;
+    o.D = in.at("D"), o.z = in.at("z"), o.dt_bias = in.at("dt_bias"), o.initial_state = state[0];
+    o.dt_softplus = true, o.chunk_size = chunk, o.cu_seqlens = cu;
+    auto [out, last] = ssd_with_state(in.at("x"), in.at("dt"), in.at("A"), in.at("B"), in.at("C"), o);
+    return Result{out, {last}};
+  };
+  r.run = [run](const Named& in, const std::vector<mx::array>& state) { return run(in, state, {}); };
+  r.packed = run;
+  return r;
+}
+
 }  // namespace
 
-std::vector<Recurrent> recurrent_operators() { return {scan(), conv()}; }
+std::vector<Recurrent> recurrent_operators() { return {scan(), conv(), mamba2(0), mamba2(8)}; }
 
 }  // namespace aspis::properties

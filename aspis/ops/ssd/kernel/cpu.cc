@@ -1,0 +1,555 @@
+// Mamba-2's state space dual form on the CPU, in chunks.
+//
+// Everything of size N P is a matrix product (ops/linear/kernel/product.h runs
+// at nine tenths of the multiply-add peak, where the recurrence with its state
+// in registers spends three instructions on five operations and stays below
+// eight tenths of five sixths). A chunk is short enough (64 tokens) that the
+// part inside it costs a fifth of the whole.
+//
+// Squares over the tokens of a chunk are stored s over t (chunk.h). The state of
+// a head is kept as {N, P}; the public layout is {P, N}.
+
+#include "aspis/ops/ssd/kernel/cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "aspis/base/parallel.h"
+#include "aspis/ops/linear/kernel/matrix.h"
+#include "aspis/ops/linear/kernel/product.h"
+#include "aspis/ops/ssd/kernel/chunk.h"
+
+namespace aspis::kernel {
+namespace {
+
+/// One sequence with its own states.
+struct Row {
+  int64_t batch = 0, first = 0, length = 0;
+  int64_t slot = 0;  ///< of its first chunk
+  int64_t chunks = 0;
+};
+
+template <typename T>
+std::vector<Row> rows_of(const SsdParams<T>& p) {
+  const SsdShape& s = p.shape;
+  std::vector<Row> rows;
+  int64_t slot = 0;
+  for (int64_t i = 0; i < s.rows(); i++) {
+    Row r{i, 0, s.length, slot, 0};
+    if (s.sequences > 0) r = {0, p.cu_seqlens[i], p.cu_seqlens[i + 1] - p.cu_seqlens[i], slot, 0};
+    r.chunks = div_ceil(r.length, s.chunk);
+    slot += r.chunks;
+    rows.push_back(r);
+  }
+  return rows;
+}
+
+// Heads of one task of the gradient pass: by the number of heads alone, since
+// the sums over heads follow the tasks.
+int64_t units_per_group(const SsdShape& s) { return std::min<int64_t>(s.group_heads(), 8); }
+
+int64_t square_stride(const SsdShape& s) { return (s.chunk + 15) / 16 * 16; }
+int64_t square_size(const SsdShape& s) { return square_stride(s) * s.chunk; }
+
+// Memory of a task, kept between tasks of one thread.
+template <typename T>
+T* scratch(int64_t values) {
+  thread_local std::vector<T> memory;
+  if (static_cast<int64_t>(memory.size()) < values) memory.resize(static_cast<size_t>(values));
+  return memory.data();
+}
+
+// Hands out parts of a block of memory.
+template <typename T>
+struct Arena {
+  T* next;
+  T* take(int64_t n) {
+    T* p = next;
+    next += (n + 15) / 16 * 16;
+    return p;
+  }
+};
+
+// What a chunk of a head is, apart from its data.
+template <typename T>
+struct Chunk {
+  int64_t batch, first, n;  ///< tokens [first, first + n) of a sample
+  const T *dt, *sums;       ///< {n}
+  const T* into;            ///< {n} exp(sums), 0 where the entering state does not reach
+  const T* out_of;          ///< {n} dt exp(last sum - sums), 0 where the token does not reach the end
+  const T* reach;           ///< {n} the same without dt
+  T through;                ///< decay of the entering state over the whole chunk
+  const T* segments;        ///< null or {n}
+};
+
+// Fills a chunk's vectors in `a`; dt is {tokens, H}.
+template <typename T>
+Chunk<T> chunk_of(const SsdParams<T>& p, const Row& row, int64_t c, int64_t h, const T* dt, Arena<T>& a) {
+  const SsdShape& s = p.shape;
+  Chunk<T> k;
+  k.batch = row.batch;
+  k.first = row.first + c * s.chunk;
+  k.n = std::min(s.chunk, row.first + row.length - k.first);
+  T *steps = a.take(k.n), *sums = a.take(k.n), *into = a.take(k.n), *out_of = a.take(k.n), *reach = a.take(k.n);
+  T* segments = p.seq_idx ? a.take(k.n) : nullptr;
+  T sum = 0;
+  for (int64_t i = 0; i < k.n; i++) {
+    steps[i] = dt[(k.batch * s.length + k.first + i) * s.heads + h];
+    sum += steps[i] * p.A[h];
+    sums[i] = sum;
+    reach[i] = 0;
+  }
+  for (int64_t i = 0; i < k.n; i++) reach[i] = sum - sums[i];
+  const auto& loops = chunk_loops<T>();
+  loops.exponentials(k.n, sums, into);
+  loops.exponentials(k.n, reach, reach);
+  k.through = into[k.n - 1];
+  if (p.seq_idx) {
+    const int32_t* ids = p.seq_idx + k.batch * s.length;
+    int32_t before = k.first == 0 ? 0 : ids[k.first - 1];
+    T segment = 0;  // 0 is the one that the entering state belongs to
+    for (int64_t i = 0; i < k.n; i++) {
+      const int32_t id = ids[k.first + i];
+      segment += id != before;
+      segments[i] = segment;
+      before = id;
+      if (segment > 0) into[i] = 0;
+    }
+    for (int64_t i = 0; i < k.n; i++) {
+      if (segments[i] != segment) reach[i] = 0;
+    }
+    if (segment > 0) k.through = 0;
+  }
+  for (int64_t i = 0; i < k.n; i++) out_of[i] = steps[i] * reach[i];
+  k.dt = steps, k.sums = sums, k.into = into, k.out_of = out_of, k.reach = reach, k.segments = segments;
+  return k;
+}
+
+// Steps after bias, softplus and clip, {tokens, H}; 0 at padding.
+template <typename T>
+void fill_steps(const SsdParams<T>& p, T* dt, T* slopes) {
+  const SsdShape& s = p.shape;
+  constexpr int64_t kTokens = 256;
+  parallel_for(div_ceil(s.tokens(), kTokens), [&](int64_t task) {
+    const auto& loops = chunk_loops<T>();
+    const int64_t first = task * kTokens, n = std::min(kTokens, s.tokens() - first);
+    T raw[kTokens], value[kTokens];
+    for (int64_t h = 0; h < s.heads; h++) {
+      for (int64_t i = 0; i < n; i++) raw[i] = p.dt[(first + i) * s.heads + h];
+      const T bias = p.dt_bias ? p.dt_bias[h] : T(0);
+      const auto store = [&](T* to) {
+        for (int64_t i = 0; i < n; i++)
+          to[(first + i) * s.heads + h] = p.seq_idx && p.seq_idx[first + i] < 0 ? T(0) : value[i];
+      };
+      if (dt) {
+        loops.time_steps(n, raw, bias, p.softplus, p.dt_min, p.dt_max, value);
+        store(dt);
+      }
+      if (slopes) {
+        loops.time_slopes(n, raw, bias, p.softplus, p.dt_min, p.dt_max, value);
+        store(slopes);
+      }
+    }
+  });
+}
+
+// scores(s, t) = B_s C_t of one group and chunk.
+template <typename T>
+void fill_scores(const SsdParams<T>& p, int64_t b, int64_t first, int64_t n, int64_t g, T* scores) {
+  const SsdShape& s = p.shape;
+  T* packed = scratch<T>(packed_size(s.state, n));
+  pack_transposed(p.C.row(b, first, g), p.C.token, s.state, n, 0, n, packed);
+  multiply_packed(n, n, s.state, p.B.row(b, first, g), p.B.token, packed, 0, n, static_cast<const T*>(nullptr),
+                  false, scores, square_stride(s));
+}
+
+// {P, N} of the public layout to {N, P}, or back.
+template <typename T>
+void turn(const T* from, int64_t rows, int64_t columns, T* to) {
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t c = 0; c < columns; c++) to[c * rows + r] = from[r * columns + c];
+  }
+}
+
+// The definition over one chunk, token by token: where a product with a mask
+// would spread a NaN or an infinity to tokens that it must not reach.
+template <typename T>
+void recur(const SsdParams<T>& p, const Chunk<T>& k, int64_t h, T* state, T* y) {
+  const SsdShape& s = p.shape;
+  const int64_t P = s.headdim, N = s.state, g = h / s.group_heads();
+  for (int64_t i = 0; i < k.n; i++) {
+    const T *x = p.x.row(k.batch, k.first + i, h), *B = p.B.row(k.batch, k.first + i, g),
+            *C = p.C.row(k.batch, k.first + i, g);
+    if (k.segments && k.segments[i] != (i == 0 ? T(0) : k.segments[i - 1])) std::fill_n(state, N * P, T(0));
+    std::fill_n(y + i * P, P, T(0));
+    if (p.seq_idx && p.seq_idx[k.batch * s.length + k.first + i] < 0) continue;
+    const T a = std::exp(k.dt[i] * p.A[h]);
+    for (int64_t n = 0; n < N; n++) {
+      for (int64_t c = 0; c < P; c++) {
+        T& v = state[n * P + c];
+        v = a * v + k.dt[i] * x[c] * B[n];
+        y[i * P + c] += v * C[n];
+      }
+    }
+  }
+}
+
+// False for a NaN or an infinity, and for values whose squares overflow.
+template <typename T>
+bool all_tame(const T* v, int64_t n) {
+  T sum = 0;
+  chunk_loops<T>().row_dots(1, n, v, 0, v, 0, &sum);
+  return std::isfinite(sum);
+}
+
+// Rows of a head lie a page apart, which hardware prefetching does not follow.
+template <typename T>
+void prefetch_rows(const T* rows, int64_t stride, int64_t n, int64_t width) {
+  if (!rows) return;
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < n; i++) {
+    for (int64_t c = 0; c < width; c += kLine) __builtin_prefetch(rows + i * stride + c);
+  }
+}
+
+// All chunks of one head of one row.
+template <typename T>
+void forward_head(const SsdParams<T>& p, const Row& row, int64_t index, int64_t h, const T* dt, const T* scores) {
+  const SsdShape& s = p.shape;
+  const auto& loops = chunk_loops<T>();
+  const int64_t P = s.headdim, N = s.state, g = h / s.group_heads(), stride = square_stride(s);
+  const int64_t values =
+      2 * N * P + 3 * s.chunk * P + square_size(s) + packed_size(std::max(N, s.chunk), P) + 8 * s.chunk + 256;
+  Arena<T> memory{scratch<T>(values)};
+  T *state = memory.take(N * P), *kept = memory.take(N * P), *y = memory.take(s.chunk * P),
+    *scaled = memory.take(s.chunk * P), *own = memory.take(s.chunk * P), *weights = memory.take(square_size(s)),
+    *packed = memory.take(packed_size(std::max(N, s.chunk), P));
+  const T* const none = nullptr;
+  if (p.initial_state) {
+    turn(p.initial_state + (index * s.heads + h) * N * P, P, N, state);
+  } else {
+    std::fill_n(state, N * P, T(0));
+  }
+  for (int64_t c = 0; c < row.chunks; c++) {
+    Arena<T> vectors{memory};
+    const Chunk<T> k = chunk_of(p, row, c, h, dt, vectors);
+    const int64_t slot = row.slot + c;
+    if (p.states) std::copy_n(state, N * P, p.states + (slot * s.heads + h) * N * P);
+    // Rows a page apart also fall into a few sets of the cache: one dense copy.
+    const T* const x = own;
+    for (int64_t i = 0; i < k.n; i++) std::copy_n(p.x.row(k.batch, k.first + i, h), P, own + i * P);
+    if (c + 1 < row.chunks) {
+      const int64_t next = k.first + s.chunk, count = std::min(s.chunk, row.first + row.length - next);
+      prefetch_rows(p.x.row(k.batch, next, h), p.x.token, count, P);
+      if (p.z) prefetch_rows(p.z.row(k.batch, next, h), p.z.token, count, P);
+    }
+    std::copy_n(state, N * P, kept);
+    // y = into (C state) + W^T x
+    pack(state, P, N, P, 0, P, packed);
+    multiply_packed(k.n, P, N, p.C.row(k.batch, k.first, g), p.C.token, packed, 0, P, none, false, y, P);
+    loops.scale_rows(k.n, P, k.into, y, P, y, P);
+    loops.weigh({k.n, stride, k.sums, k.segments, k.dt}, scores + (slot * s.groups + g) * square_size(s), weights);
+    multiply_transposed(k.n, P, k.n, weights, stride, x, P, true, y, P);
+    // state = through state + B^T (out_of x)
+    loops.scale_rows(k.n, P, k.out_of, x, P, scaled, P);
+    loops.scale_rows(1, N * P, &k.through, state, 0, state, 0);
+    multiply_transposed(N, P, k.n, p.B.row(k.batch, k.first, g), p.B.token, scaled, P, true, state, P);
+    if (!all_tame(y, k.n * P) || !all_tame(state, N * P)) {
+      std::copy_n(kept, N * P, state);
+      recur(p, k, h, state, y);
+    }
+    const int64_t at = ((k.batch * s.length + k.first) * s.heads + h) * P;
+    const T* const z = p.z ? p.z.row(k.batch, k.first, h) : nullptr;
+    const T* const D = p.D ? p.D + (p.channel_D ? h * P : h) : nullptr;
+    loops.finish(k.n, P, y, x, P, D, p.channel_D, z, p.z.token, p.out + at, s.heads * P,
+                 p.before_gate ? p.before_gate + at : nullptr);
+    for (int64_t i = 0; p.seq_idx && i < k.n; i++) {
+      if (p.seq_idx[k.batch * s.length + k.first + i] >= 0) continue;
+      std::fill_n(p.out + at + i * s.heads * P, P, T(0));
+      if (p.before_gate) std::fill_n(p.before_gate + at + i * s.heads * P, P, T(0));
+    }
+  }
+  if (p.final_state) turn(state, N, P, p.final_state + (index * s.heads + h) * N * P);
+}
+
+// Gradient buffers of one row and chunk step.
+template <typename T>
+struct Parts {
+  T *dB = nullptr, *dC = nullptr, *dscores = nullptr;  ///< of a unit
+};
+
+// One head of one chunk, backwards. `carry` {N, P} is the gradient of the state
+// that leaves, on return of the one that enters. Adds to `part`.
+template <typename T>
+void backward_head(const SsdVjpParams<T>& q, const Row& row, int64_t c, int64_t h, const T* dt, const T* scores,
+                   T* carry, const Parts<T>& part, T* dD, T* dsteps, T* dlogs) {
+  const SsdParams<T>& p = q.in;
+  const SsdShape& s = p.shape;
+  const auto& loops = chunk_loops<T>();
+  const int64_t P = s.headdim, N = s.state, Q = s.chunk, g = h / s.group_heads(), stride = square_stride(s);
+  const int64_t widest = std::max({N, P, Q});
+  const int64_t values = 2 * Q * P + 2 * Q * N + 3 * square_size(s) +
+                         std::max({packed_size(widest, P), packed_size(P, widest), packed_size(Q, P)}) + 16 * Q +
+                         512;
+  Arena<T> memory{scratch<T>(values)};
+  T *G = memory.take(Q * P), *scaled = memory.take(Q * P), *direct = memory.take(Q * N),
+    *dweights = memory.take(square_size(s)), *weights = memory.take(square_size(s)),
+    *spans = memory.take(square_size(s)), *direct_dots = memory.take(Q), *dlog = memory.take(Q),
+    *dw = memory.take(Q), *column = memory.take(stride + 16),
+    *packed = memory.take(std::max({packed_size(widest, P), packed_size(P, widest), packed_size(Q, P)}));
+  const Chunk<T> k = chunk_of(p, row, c, h, dt, memory);
+  const T* const none = nullptr;
+  const int64_t at = ((k.batch * s.length + k.first) * s.heads + h) * P, token = s.heads * P;
+  const T *x = p.x.row(k.batch, k.first, h), *B = p.B.row(k.batch, k.first, g), *C = p.C.row(k.batch, k.first, g);
+  const T* const state = p.states + ((row.slot + c) * s.heads + h) * N * P;
+  T* const dx = q.dx + at;
+
+  // G: the gradient of the output before the gate; zero at padding.
+  if (p.z) {
+    loops.gate_vjp(k.n, P, q.dout + at, p.before_gate + at, token, p.z.row(k.batch, k.first, h), p.z.token, G,
+                   q.dz + at);
+  } else {
+    for (int64_t i = 0; i < k.n; i++) std::copy_n(q.dout + at + i * token, P, G + i * P);
+  }
+  for (int64_t i = 0; p.seq_idx && i < k.n; i++) {
+    if (p.seq_idx[k.batch * s.length + k.first + i] >= 0) continue;
+    std::fill_n(G + i * P, P, T(0));
+    if (p.z) std::fill_n(q.dz + at + i * token, P, T(0));
+  }
+
+  // Inside the chunk: dW(s, t) = x_s G_t.
+  pack_transposed(G, P, P, k.n, 0, k.n, packed);
+  multiply_packed(k.n, k.n, P, x, p.x.token, packed, 0, k.n, none, false, dweights, stride);
+  loops.weigh_vjp({k.n, stride, k.sums, k.segments, k.dt}, scores, dweights, weights, part.dscores, spans, dw);
+  std::fill_n(dlog, k.n, T(0));
+  loops.span_sums(k.n, stride, spans, column, dlog);
+
+  // dx = out_of (B carry) + W G + D G
+  pack(carry, P, N, P, 0, P, packed);
+  multiply_packed(k.n, P, N, B, p.B.token, packed, 0, P, none, false, dx, token);
+  loops.row_dots(k.n, P, x, p.x.token, dx, token, direct_dots);  // x_s carry^T B_s
+  loops.scale_rows(k.n, P, k.out_of, dx, token, dx, token);
+  pack(G, P, k.n, P, 0, P, packed);
+  multiply_packed(k.n, P, k.n, weights, stride, packed, 0, P, none, true, dx, token);
+  if (p.D) loops.skip_vjp(k.n, P, G, x, p.x.token, p.D + (p.channel_D ? h * P : h), p.channel_D, dx, token, dD);
+
+  // What a token gave to the state that leaves decays over all later tokens.
+  T given = 0;
+  for (int64_t i = 0; i < k.n; i++) {
+    dw[i] += k.reach[i] * direct_dots[i];
+    dlog[i] += given;
+    given += k.out_of[i] * direct_dots[i];
+  }
+  // dB += out_of (x carry^T)
+  pack_transposed(carry, P, P, N, 0, N, packed);
+  multiply_packed(k.n, N, P, x, p.x.token, packed, 0, N, none, false, direct, N);
+  loops.add_rows(k.n, N, k.out_of, direct, N, part.dB, N);
+
+  // dC += into (G state^T); what the entering state gives decays over all tokens up to there.
+  pack_transposed(state, P, P, N, 0, N, packed);
+  multiply_packed(k.n, N, P, G, P, packed, 0, N, none, false, direct, N);
+  loops.row_dots(k.n, N, C, p.C.token, direct, N, direct_dots);
+  loops.add_rows(k.n, N, k.into, direct, N, part.dC, N);
+  T whole = 0;
+  loops.row_dots(1, N * P, state, 0, carry, 0, &whole);
+  T taken = k.through == T(0) ? T(0) : k.through * whole;
+  for (int64_t i = k.n - 1; i >= 0; i--) {
+    taken += k.into[i] * direct_dots[i];
+    dlog[i] += taken;
+  }
+
+  // carry = through carry + C^T (into G)
+  loops.scale_rows(k.n, P, k.into, G, P, scaled, P);
+  loops.scale_rows(1, N * P, &k.through, carry, 0, carry, 0);
+  multiply_transposed(N, P, k.n, C, p.C.token, scaled, P, true, carry, P);
+
+  for (int64_t i = 0; i < k.n; i++) {
+    const int64_t place = (k.batch * s.length + k.first + i) * s.heads + h;
+    dsteps[place] = dw[i] + p.A[h] * dlog[i];
+    dlogs[place] = k.dt[i] * dlog[i];
+    if (p.seq_idx && p.seq_idx[k.batch * s.length + k.first + i] < 0) {
+      std::fill_n(dx + i * token, P, T(0));
+      dsteps[place] = dlogs[place] = 0;
+    }
+  }
+}
+
+// to {columns} = sum of rows, in fixed parts.
+template <typename T>
+void sum_columns(const T* from, int64_t rows, int64_t columns, T* partial, T* to) {
+  const int64_t parts = div_ceil(rows, int64_t{512});
+  parallel_for(parts, [&](int64_t i) {
+    const int64_t first = i * 512;
+    column_sums(from + first * columns, columns, std::min<int64_t>(512, rows - first), columns,
+                partial + i * columns);
+  });
+  sum_parts(partial, parts, columns, to);
+}
+
+constexpr int64_t kPiece = 4096;  // values of a task of a simple sum
+int64_t part_size(const SsdShape& s) { return 2 * s.chunk * s.state + square_size(s); }
+
+}  // namespace
+
+int64_t ssd_workspace(const SsdShape& s) {
+  return s.tokens() * s.heads + s.slots() * s.groups * square_size(s) + 64;
+}
+
+int64_t ssd_vjp_workspace(const SsdShape& s) {
+  const int64_t tokens = s.tokens() * s.heads, units = s.groups * units_per_group(s);
+  return 4 * tokens + div_ceil(s.tokens(), int64_t{512}) * s.heads + s.heads +
+         s.rows() * s.heads * s.state_size() + s.rows() * s.heads * s.headdim + s.heads * s.headdim +
+         s.rows() * (s.groups * square_size(s) + units * part_size(s)) + 256;
+}
+
+template <typename T>
+void ssd(const SsdParams<T>& p) {
+  const SsdShape& s = p.shape;
+  const std::vector<Row> rows = rows_of(p);
+  Arena<T> memory{p.workspace};
+  T *dt = memory.take(s.tokens() * s.heads), *scores = memory.take(s.slots() * s.groups * square_size(s));
+  fill_steps(p, dt, static_cast<T*>(nullptr));
+  std::vector<std::pair<const Row*, int64_t>> chunks;
+  for (const Row& row : rows) {
+    for (int64_t c = 0; c < row.chunks; c++) chunks.emplace_back(&row, c);
+  }
+  parallel_for(static_cast<int64_t>(chunks.size()) * s.groups, [&](int64_t task) {
+    const auto [row, c] = chunks[static_cast<size_t>(task / s.groups)];
+    const int64_t first = row->first + c * s.chunk, n = std::min(s.chunk, row->first + row->length - first);
+    fill_scores(p, row->batch, first, n, task % s.groups, scores + task * square_size(s));
+  });
+  parallel_for(s.rows() * s.heads, [&](int64_t task) {
+    const int64_t index = task / s.heads;
+    forward_head(p, rows[static_cast<size_t>(index)], index, task % s.heads, dt, scores);
+  });
+}
+
+template <typename T>
+void ssd_vjp(const SsdVjpParams<T>& q) {
+  const SsdParams<T>& p = q.in;
+  const SsdShape& s = p.shape;
+  const int64_t H = s.heads, P = s.headdim, N = s.state, units = units_per_group(s), all_units = s.groups * units;
+  const int64_t unit_heads = div_ceil(s.group_heads(), units), tokens = s.tokens() * H;
+  const std::vector<Row> rows = rows_of(p);
+  Arena<T> memory{q.workspace};
+  T *dt = memory.take(tokens), *dsteps = memory.take(tokens), *dlogs = memory.take(tokens),
+    *slopes = memory.take(tokens), *partial = memory.take(div_ceil(s.tokens(), int64_t{512}) * H),
+    *carries = memory.take(s.rows() * H * N * P), *dD = memory.take(s.rows() * H * P),
+    *dD_sum = memory.take(H * P), *scores = memory.take(s.rows() * s.groups * square_size(s)),
+    *parts = memory.take(s.rows() * all_units * part_size(s));
+  fill_steps(p, dt, slopes);
+  std::fill_n(dD, s.rows() * H * P, T(0));
+  parallel_for(s.rows() * H, [&](int64_t i) {
+    if (q.dfinal_state) {
+      turn(q.dfinal_state + i * N * P, P, N, carries + i * N * P);
+    } else {
+      std::fill_n(carries + i * N * P, N * P, T(0));
+    }
+  });
+
+  int64_t most = 0;
+  for (const Row& row : rows) most = std::max(most, row.chunks);
+  for (int64_t step = 0; step < most; step++) {
+    // The chunk of each row that is `step` from its end.
+    const auto chunk_at = [&](int64_t index) { return rows[static_cast<size_t>(index)].chunks - 1 - step; };
+    const auto span = [&](int64_t index) {
+      const Row& row = rows[static_cast<size_t>(index)];
+      const int64_t first = row.first + chunk_at(index) * s.chunk;
+      return std::pair(first, std::min(s.chunk, row.first + row.length - first));
+    };
+    parallel_for(s.rows() * s.groups, [&](int64_t task) {
+      const int64_t index = task / s.groups;
+      if (chunk_at(index) < 0) return;
+      const auto [first, n] = span(index);
+      fill_scores(p, rows[static_cast<size_t>(index)].batch, first, n, task % s.groups,
+                  scores + task * square_size(s));
+    });
+    parallel_for(s.rows() * all_units, [&](int64_t task) {
+      const int64_t index = task / all_units, unit = task % all_units, g = unit / units;
+      if (chunk_at(index) < 0) return;
+      T* const part = parts + task * part_size(s);
+      std::fill_n(part, part_size(s), T(0));
+      const Parts<T> sums{part, part + s.chunk * N, part + 2 * s.chunk * N};
+      const int64_t first = g * s.group_heads() + unit % units * unit_heads;
+      const int64_t last = std::min((g + 1) * s.group_heads(), first + unit_heads);
+      for (int64_t h = first; h < last; h++) {
+        backward_head(q, rows[static_cast<size_t>(index)], chunk_at(index), h, dt,
+                      scores + (index * s.groups + g) * square_size(s), carries + (index * H + h) * N * P, sums,
+                      dD + (index * H + h) * P, dsteps, dlogs);
+      }
+    });
+    // The sums over the units of a group, into its first one.
+    const int64_t pieces = div_ceil(part_size(s), kPiece);
+    parallel_for(s.rows() * s.groups * pieces, [&](int64_t task) {
+      const int64_t piece = task % pieces, group = task / pieces;
+      if (chunk_at(group / s.groups) < 0) return;
+      T* const sum = parts + group * units * part_size(s) + piece * kPiece;
+      column_sums(sum, part_size(s), units, std::min(kPiece, part_size(s) - piece * kPiece), sum);
+    });
+    parallel_for(s.rows() * s.groups, [&](int64_t task) {
+      const int64_t index = task / s.groups, g = task % s.groups;
+      if (chunk_at(index) < 0) return;
+      const auto [first, n] = span(index);
+      const int64_t b = rows[static_cast<size_t>(index)].batch, stride = square_stride(s);
+      T* const sum = parts + (index * all_units + g * units) * part_size(s);
+      // dB_s += sum over t of dscores(s, t) C_t; dC_t += sum over s of dscores(s, t) B_s
+      T* const dscores = sum + 2 * s.chunk * N;
+      T* const packed = scratch<T>(packed_size(n, N));
+      pack(p.C.row(b, first, g), p.C.token, n, N, 0, N, packed);
+      multiply_packed(n, N, n, dscores, stride, packed, 0, N, static_cast<const T*>(nullptr), true, sum, N);
+      multiply_transposed(n, N, n, dscores, stride, p.B.row(b, first, g), p.B.token, true, sum + s.chunk * N, N);
+      for (int64_t i = 0; i < n; i++) {
+        const int64_t to = ((b * s.length + first + i) * s.groups + g) * N;
+        std::copy_n(sum + i * N, N, q.dB + to);
+        std::copy_n(sum + (s.chunk + i) * N, N, q.dC + to);
+      }
+    });
+  }
+
+  if (q.dinitial_state) {
+    parallel_for(s.rows() * H, [&](int64_t i) { turn(carries + i * N * P, N, P, q.dinitial_state + i * N * P); });
+  }
+  sum_columns(dlogs, s.tokens(), H, partial, q.dA);
+  parallel_for(div_ceil(tokens, kPiece), [&](int64_t piece) {
+    for (int64_t i = piece * kPiece; i < std::min(tokens, (piece + 1) * kPiece); i++)
+      q.ddt[i] = slopes[i] == T(0) ? T(0) : dsteps[i] * slopes[i];
+  });
+  if (q.ddt_bias) sum_columns(q.ddt, s.tokens(), H, partial, q.ddt_bias);
+  if (q.dD) {
+    sum_parts(dD, s.rows(), H * P, p.channel_D ? q.dD : dD_sum);
+    for (int64_t h = 0; !p.channel_D && h < H; h++) {
+      q.dD[h] = 0;
+      for (int64_t i = 0; i < P; i++) q.dD[h] += dD_sum[h * P + i];
+    }
+  }
+}
+
+template <typename T>
+void ssd_step(const SsdStepParams<T>& p) {
+  const int64_t P = p.headdim, N = p.state_size;
+  parallel_for(p.batch * p.heads, [&](int64_t task) {
+    const auto& loops = chunk_loops<T>();
+    const int64_t b = task / p.heads, h = task % p.heads, g = h / (p.heads / p.groups);
+    T dt = 0, a = 0;
+    loops.time_steps(1, p.dt + task, p.dt_bias ? p.dt_bias[h] : T(0), p.softplus, p.dt_min, p.dt_max, &dt);
+    const T log = dt * p.A[h];
+    loops.exponentials(1, &log, &a);
+    const T* const x = p.x + task * P;
+    T* const out = p.out + task * P;
+    loops.step(P, N, a, dt, x, p.B + (b * p.groups + g) * N, p.C + (b * p.groups + g) * N, p.state + task * P * N,
+               p.next_state + task * P * N, out);
+    const T* const D = p.D ? p.D + (p.channel_D ? h * P : h) : nullptr;
+    loops.finish(1, P, out, x, P, D, p.channel_D, p.z ? p.z + task * P : nullptr, P, out, P, nullptr);
+  });
+}
+
+template void ssd(const SsdParams<float>&);
+template void ssd(const SsdParams<double>&);
+template void ssd_vjp(const SsdVjpParams<float>&);
+template void ssd_vjp(const SsdVjpParams<double>&);
+template void ssd_step(const SsdStepParams<float>&);
+template void ssd_step(const SsdStepParams<double>&);
+
+}  // namespace aspis::kernel

@@ -1,0 +1,203 @@
+#include "aspis/ops/ssd/kernel/cpu.h"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+
+#include "aspis/base/parallel.h"
+#include "aspis/ops/ssd/kernel/test_problem.h"
+#include "aspis/simd/isa.h"
+
+using namespace aspis;
+using namespace aspis::kernel;
+using namespace aspis::kernel::ssd_test;
+
+namespace {
+
+struct Case {
+  const char* name;
+  SsdShape shape;  // batch, length, heads, headdim, groups, state, chunk
+  Options options;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> list = {
+      {"one", {1, 1, 1, 1, 1, 1, 4}, {}},
+      {"odd sizes", {2, 13, 3, 5, 1, 7, 4}, {}},
+      {"groups", {2, 19, 6, 4, 2, 3, 8}, {}},
+      {"a group for each head", {1, 9, 3, 2, 3, 5, 3}, {}},
+      {"many heads", {1, 20, 19, 3, 1, 4, 16}, {}},
+      {"bare",
+       {2, 11, 2, 3, 1, 4, 4},
+       {.D = false, .z = false, .bias = false, .softplus = false, .initial = false, .final = false}},
+      {"D by channel", {1, 10, 2, 6, 1, 4, 5}, {.channel_D = true, .z = false}},
+      {"clipped steps", {1, 23, 3, 4, 1, 4, 8}, {.dt_min = 0.2, .dt_max = 0.5}},
+      {"clipped without softplus", {1, 23, 3, 4, 1, 4, 8}, {.softplus = false, .dt_min = 0.1, .dt_max = 0.3}},
+      {"rows with gaps", {2, 21, 4, 5, 2, 6, 8}, {.gap = 3}},
+      {"vectors", {1, 70, 2, 64, 1, 32, 64}, {}},
+      {"wide", {1, 66, 2, 40, 2, 130, 32}, {}},
+      {"chunk longer than the sequence", {2, 5, 2, 3, 1, 4, 64}, {}},
+      {"fast decay", {1, 60, 2, 4, 1, 4, 16}, {.decay = 100}},
+      {"packed", {1, 31, 3, 4, 1, 5, 4}, {.cu = {0, 1, 3, 3, 10, 14, 31}}},
+      {"packed, chunk 16", {1, 31, 2, 4, 2, 5, 16}, {.cu = {0, 15, 15, 31}}},
+  };
+  std::vector<int32_t> ids = {0, 0, 0, 3, 3, -1, -1, 4, 4, 4, 4, 4, 4, 7, -1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1};
+  list.push_back({"ids", {2, 13, 3, 4, 1, 5, 4}, {.seq_idx = ids}});
+  list.push_back({"ids, one chunk", {2, 13, 2, 4, 2, 5, 16}, {.seq_idx = ids}});
+  list.push_back({"padding at the end", {1, 9, 2, 3, 1, 4, 4}, {.seq_idx = {0, 0, 0, 0, 0, -1, -1, -1, -1}}});
+  return list;
+}
+
+template <typename T, typename W>
+void compare(const Results<T>& got, const Results<W>& want, double forward, double gradient) {
+  const auto a = Results<T>::fields();
+  const auto b = Results<W>::fields();
+  for (size_t i = 0; i < a.size(); i++) {
+    CAPTURE(a[i].first);
+    CHECK(error(got.*a[i].second, want.*b[i].second) < (i < 2 ? forward : gradient));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the adjoint of the reference agrees with finite differences of every input") {
+  for (const Case& c : cases()) {
+    if (c.shape.tokens() * c.shape.heads * c.shape.headdim * c.shape.state > 3000 || c.options.dt_min > 0)
+      continue;
+    CAPTURE(c.name);
+    Problem<double> problem(c.shape, c.options);
+    const auto want = problem.reference();
+    const auto loss = [&] {
+      Results<double> r;
+      const auto p = problem.params(r);
+      ssd_reference(p);
+      double sum = 0;
+      for (size_t i = 0; i < r.out.size(); i++) sum += r.out[i] * problem.dout[i];
+      for (size_t i = 0; i < r.final_state.size() && c.options.final; i++)
+        sum += r.final_state[i] * problem.dfinal[i];
+      return sum;
+    };
+    const auto check = [&](const char* name, std::vector<double>& input, const std::vector<double>& gradient) {
+      if (gradient.empty() || c.options.gap > 0) return;
+      CAPTURE(name);
+      std::vector<double> numeric(gradient.size());
+      for (size_t i = 0; i < gradient.size(); i++) {
+        const double kept = input[i], h = 1e-6;
+        input[i] = kept + h;
+        const double up = loss();
+        input[i] = kept - h;
+        numeric[i] = (up - loss()) / (2 * h);
+        input[i] = kept;
+      }
+      CHECK(error(numeric, gradient) < 1e-7);
+    };
+    check("x", problem.x, want.dx);
+    check("z", problem.z, want.dz);
+    check("B", problem.B, want.dB);
+    check("C", problem.C, want.dC);
+    check("dt", problem.dt, want.ddt);
+    check("A", problem.A, want.dA);
+    check("D", problem.D, want.dD);
+    check("bias", problem.bias, want.ddt_bias);
+    check("initial", problem.initial, want.dinitial);
+  }
+}
+
+TEST_CASE("ssd agrees with the recurrence and its adjoint on every instruction set") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const Case& c : cases()) {
+      CAPTURE(isa);
+      CAPTURE(c.name);
+      const auto want = Problem<double>(c.shape, c.options).reference();
+      Problem<double> wide(c.shape, c.options);
+      compare(wide.run(), want, 1e-13, 1e-12);
+      CHECK(wide.forward_work.back() == 77);
+      CHECK(wide.backward_work.back() == 77);
+      compare(Problem<float>(c.shape, c.options).run(), want, 2e-6, 1e-5);
+    }
+  }
+  force_isa("");
+}
+
+TEST_CASE("all chunk sizes give the same") {
+  for (const int64_t chunk : {1, 2, 7, 16, 48, 64, 100, 256}) {
+    CAPTURE(chunk);
+    const SsdShape shape{1, 137, 2, 9, 1, 10, chunk};
+    compare(Problem<double>(shape, {}).run(), Problem<double>(shape, {}).reference(), 1e-13, 1e-12);
+  }
+}
+
+TEST_CASE("ssd gives the same bits for 1, 2, 3 and 7 threads") {
+  for (const Case& c : cases()) {
+    CAPTURE(c.name);
+    set_num_threads(1);
+    const auto one = Problem<float>(c.shape, c.options).run();
+    for (const int threads : {2, 3, 7}) {
+      set_num_threads(threads);
+      const auto many = Problem<float>(c.shape, c.options).run();
+      for (const auto& [name, field] : Results<float>::fields()) {
+        CAPTURE(name);
+        const auto &a = one.*field, &b = many.*field;
+        CHECK((a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0));
+      }
+    }
+  }
+  set_num_threads(0);
+}
+
+TEST_CASE("a NaN or infinity reaches only what comes after it in its sequence") {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const int64_t token : {0, 5, 12}) {
+      const SsdShape shape{1, 20, 2, 3, 1, 4, 16};
+      Options o;
+      o.z = false;
+      o.seq_idx = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+      const auto clean = Problem<float>(shape, o).run(false);
+      Problem<float> problem(shape, o);
+      problem.x[static_cast<size_t>(token * 6 + 1)] = bad;  // head 0
+      const auto got = problem.run(false);
+      for (int64_t t = 0; t < 20; t++) {
+        CAPTURE(token);
+        CAPTURE(t);
+        const bool hit = !std::isfinite(got.out[static_cast<size_t>(t * 6 + 1)]);
+        CHECK(hit == (t >= token && o.seq_idx[static_cast<size_t>(t)] == o.seq_idx[static_cast<size_t>(token)]));
+        CHECK(std::isfinite(got.out[static_cast<size_t>(t * 6 + 4)]));  // head 1
+      }
+      CHECK(std::isfinite(clean.out[7]));
+    }
+  }
+}
+
+TEST_CASE("steps one by one are the whole, on every instruction set") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const bool channel : {false, true}) {
+      const SsdShape shape{3, 9, 4, 5, 2, 7, 4};
+      Options o;
+      o.channel_D = channel;
+      o.dt_max = 0.6;
+      Problem<double> problem(shape, o);
+      const auto want = problem.run(false);
+      std::vector<double> state = problem.initial, out(3 * 4 * 5);
+      for (int64_t t = 0; t < 9; t++) {
+        const auto token = [&](const std::vector<double>& v, int64_t width) {
+          std::vector<double> part;
+          for (int64_t b = 0; b < 3; b++)
+            part.insert(part.end(), v.begin() + (b * 9 + t) * width, v.begin() + (b * 9 + t + 1) * width);
+          return part;
+        };
+        const auto x = token(problem.x, 20), z = token(problem.z, 20), B = token(problem.B, 14),
+                   C = token(problem.C, 14), dt = token(problem.dt, 4);
+        SsdStepParams<double> p{3, 4, 5, 2, 7, true, 0, 0.6, channel};
+        p.x = x.data(), p.z = z.data(), p.dt = dt.data(), p.A = problem.A.data(), p.B = B.data(), p.C = C.data();
+        p.D = problem.D.data(), p.dt_bias = problem.bias.data(), p.state = state.data();
+        p.out = out.data(), p.next_state = state.data();
+        ssd_step(p);
+        CHECK(error(out, token(want.out, 20)) < 1e-13);
+      }
+      CHECK(error(state, want.final_state) < 1e-13);
+    }
+  }
+  force_isa("");
+}
