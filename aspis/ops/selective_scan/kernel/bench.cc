@@ -4,8 +4,11 @@
 //
 // For each shape: nanoseconds per (token, channel, state) of the forward pass,
 // the share of the exp bound (the same exponential alone, on data in L1, on the
-// same threads), forward and forward + backward milliseconds and their ratio.
+// same threads), forward and forward + backward milliseconds and their ratio,
+// and how many times a plain scalar loop takes.
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -103,6 +106,31 @@ std::vector<float> random(const char* name, int64_t n, double lo, double hi) {
   return v;
 }
 
+// The usual scalar form of a CPU back end: tokens outside, then channels, one
+// expf for each state; the channels are split over the threads.
+void scalar_scan(const ScanParams<float>& p, std::vector<float>& states) {
+  const auto [B, L, D, N, G] = p.shape;
+  const int64_t parts = num_threads(), each = (D + parts - 1) / parts;
+  parallel_for(B * parts, [&](int64_t task) {
+    const int64_t b = task / parts, first = task % parts * each, last = std::min<int64_t>(D, first + each);
+    float* const state = states.data() + b * D * N;
+    std::fill(state + first * N, state + last * N, 0.0f);
+    for (int64_t t = 0; t < L; t++) {
+      const float *Bt = p.B.row(b, t, 0), *Ct = p.C.row(b, t, 0);
+      for (int64_t d = first; d < last; d++) {
+        const float dt = p.delta.row(b, t)[d], input = dt * p.u.row(b, t)[d];
+        float sum = 0;
+        for (int64_t n = 0; n < N; n++) {
+          float& x = state[d * N + n];
+          x = x * std::exp(dt * p.A[d * N + n]) + Bt[n] * input;
+          sum += x * Ct[n];
+        }
+        p.out.row(b, t)[d] = sum;
+      }
+    }
+  });
+}
+
 // `ordered` visits the tokens by a permutation, as cross scans do.
 void measure(ScanShape s, bool full, double budget, double rate, double library_rate, bool ordered = false) {
   const int64_t rows = s.batch * s.length, BLD = rows * s.channels, BLN = rows * s.state,
@@ -132,6 +160,11 @@ void measure(ScanShape s, bool full, double budget, double rate, double library_
     p.z.data = z.data();
     p.D = p.delta_bias = D.data();
   }
+  double scalar = 0;
+  if (!full && !ordered) {
+    std::vector<float> states(s.batch * DN);
+    scalar = best_seconds(budget, [&] { scalar_scan(p, states); });
+  }
   const double forward = best_seconds(budget, [&] { scan(p); });
   std::vector<float> du(BLD), ddelta(BLD), dz(BLD), dA(DN), dB(BLN), dC(BLN), dD(s.channels), dbias(s.channels);
   std::vector<float> workspace(scan_vjp_workspace(s, false, false));
@@ -154,14 +187,15 @@ void measure(ScanShape s, bool full, double budget, double rate, double library_
   const double saving = best_seconds(budget, [&] { scan(q.in); });
   const double backward = best_seconds(budget, [&] { scan_vjp(q); });
   const double n = static_cast<double>(BLD * s.state);
-  std::printf("%2lld %4lld %5lld %3lld %-6s %7.4f %9.1f %9.1f %9.3f %9.3f %9.3f %9.3f %6.2f\n",
+  std::printf("%2lld %4lld %5lld %3lld %-6s %7.4f %9.1f %9.1f %9.3f %9.3f %9.3f %9.3f %6.2f %9s\n",
               static_cast<long long>(s.batch), static_cast<long long>(s.length),
               static_cast<long long>(s.channels), static_cast<long long>(s.state),
               ordered ? "order"
               : full  ? "full"
                       : "core",
               forward / n * 1e9, 100 * n / rate / forward, 100 * n / library_rate / forward, 1e3 * forward,
-              1e3 * saving, 1e3 * backward, 1e3 * (saving + backward), (saving + backward) / forward);
+              1e3 * saving, 1e3 * backward, 1e3 * (saving + backward), (saving + backward) / forward,
+              scalar > 0 ? std::to_string(scalar / forward).substr(0, 4).c_str() : "-");
 }
 
 }  // namespace
@@ -175,7 +209,8 @@ int main(int argc, char** argv) {
   std::printf("%s, %d threads, exp of the kernel %.2f G/s (%.4f ns), library exp %.2f G/s\n", active_isa().c_str(),
               num_threads(), rate / 1e9, 1e9 / rate, library / 1e9);
   std::printf(
-      " B    L     D   N options  ns/exp   %% bound %% library    fwd ms   +chk ms    bwd ms     total  ratio\n");
+      " B    L     D   N options  ns/exp   %% bound %% library    fwd ms   +chk ms    bwd ms     total  ratio  x "
+      "scalar\n");
   for (const bool full : {false, true}) {
     measure({2, 196, 1536, 16, 1}, full, budget, rate, library);
     measure({8, 196, 384, 16, 1}, full, budget, rate, library);
