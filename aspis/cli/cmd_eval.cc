@@ -66,9 +66,10 @@ void print_confusion(const Context& context, const data::Dataset& set, const tra
 
 void run(Context& context, const Options& o) {
   train::Classifier c = train::load_classifier(o.model);
-  data::DatasetOptions options;
+  // The set of training is split as it was then; another one as it comes.
+  data::DatasetOptions options = c.preprocessing.dataset_options();
+  if (!o.data.empty() && o.data != c.preprocessing.data) options.val_fraction = std::nullopt;
   options.data_dir = o.data_dir;
-  options.image_size = c.preprocessing.height;  // the drawn shapes come in any size
   const std::string spec = o.data.empty() ? c.preprocessing.data : o.data;
   const data::DatasetPtr set =
       o.split.empty() ? data::open_eval_dataset(spec, options) : data::open_dataset(spec, data::parse_split(o.split), options);

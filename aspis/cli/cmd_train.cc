@@ -50,6 +50,7 @@ void add_options(CLI::App* c, Options& o) {
   group(add_option(c, "--seed", t.seed, "Seed of start values, data order and augmentation"), "Run");
   group(add_option(c, "--log-every", t.log_every, "Steps between two records of metrics"), "Run");
   group(add_option(c, "--save-minutes", t.save_minutes, "Also save inside an epoch, this often"), "Run");
+  group(add_option(c, "--keep", t.keep, "Newest checkpoints that stay; the best one always does"), "Run");
   group(add_option(c, "--limit-batches", t.limit_batches, "Training batches of an epoch; 0: all"), "Run");
   group(add_option(c, "--limit-eval-batches", t.limit_eval_batches, "Batches of an evaluation; 0: all"), "Run");
   group(add_flag(c, "--dry-run", t.dry_run, "Build everything, do two steps, write nothing"), "Run");

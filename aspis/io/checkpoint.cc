@@ -374,6 +374,24 @@ bool verifies(const fs::path& folder) {
   }
 }
 
+// Keeps what has just been replaced under the number of its step. A failure
+// costs a fall-back, not the checkpoint that was saved: a warning.
+void keep_former(const fs::path& old, const fs::path& folder, int former) {
+  int64_t step = -1;
+  try {
+    step = load_manifest(old).facts.step;
+  } catch (const Damaged&) {
+  } catch (const Error&) {
+  }
+  const fs::path kept = with_suffix(folder, fmt::format("-{:09}", step));
+  const bool moved = step >= 0 && (!is_folder(kept) || remove_tree(kept)) &&
+                     io_calls().rename(old.c_str(), kept.c_str()) == 0;
+  bool ok = moved || remove_tree(old);
+  const auto all = former_checkpoints(folder);
+  for (size_t i = static_cast<size_t>(former); i < all.size(); i++) ok = remove_tree(all[i]) && ok;
+  if (!ok) log_warning("io", fmt::format("former checkpoints of {}: {}", folder.string(), std::strerror(errno)));
+}
+
 void must_rename(const fs::path& from, const fs::path& to) {
   if (io_calls().rename(from.c_str(), to.c_str()) != 0) throw_write_error(to, "rename", errno);
 }
@@ -408,7 +426,7 @@ const std::string& Checkpoint::file(std::string_view name) const {
 }
 
 void save_checkpoint(const fs::path& folder_given, std::span<const CheckpointFile> files,
-                     const CheckpointManifest& manifest) {
+                     const CheckpointManifest& manifest, int former) {
   check_saveable(files, manifest);
   const fs::path folder = normal(folder_given);
   const fs::path parent = parent_of(folder), old = old_of(folder);
@@ -433,9 +451,31 @@ void save_checkpoint(const fs::path& folder_given, std::span<const CheckpointFil
     throw;
   }
   sync_folder(parent);
-  if (is_folder(old) && !remove_tree(old)) {
+  if (former > 0 && is_folder(old)) {
+    keep_former(old, folder, former);
+  } else if (is_folder(old) && !remove_tree(old)) {
     log_warning("io", fmt::format("{} could not be removed: {}", old.string(), std::strerror(errno)));
   }
+}
+
+std::vector<fs::path> former_checkpoints(const fs::path& folder_given) {
+  const fs::path folder = normal(folder_given);
+  const std::string prefix = folder.filename().string() + "-";
+  std::vector<std::pair<int64_t, fs::path>> found;
+  std::error_code ec;
+  for (auto it = fs::directory_iterator(parent_of(folder), ec); !ec && it != fs::directory_iterator();
+       it.increment(ec)) {
+    const std::string name = it->path().filename().string();
+    if (name.compare(0, prefix.size(), prefix) != 0 || !is_folder(it->path())) continue;
+    const std::string digits = name.substr(prefix.size());
+    int64_t step = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), step);
+    if (error == std::errc() && end == digits.data() + digits.size() && step >= 0) found.emplace_back(step, it->path());
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<fs::path> paths;
+  for (auto& [step, path] : found) paths.push_back(std::move(path));
+  return paths;
 }
 
 Checkpoint load_checkpoint(const fs::path& folder, const CheckpointExpected& expected) {
@@ -454,7 +494,11 @@ void remove_checkpoint(const fs::path& folder_given) {
   const fs::path folder = normal(folder_given);
   remove_stale(folder);
   // .old first: a crash in between must not bring an older one back.
-  for (const auto& path : {old_of(folder), folder}) {
+  std::vector<fs::path> all = former_checkpoints(folder);
+  std::reverse(all.begin(), all.end());  // oldest first, like .old below
+  all.push_back(old_of(folder));
+  all.push_back(folder);
+  for (const auto& path : all) {
     if (is_folder(path) && !remove_tree(path)) throw_write_error(path, "unlink", errno);
   }
 }

@@ -51,7 +51,8 @@ struct CheckpointExpected {
 ///   <name>.tmp-<pid>/ with every file and manifest.json (sizes, SHA-256), all
 ///   written, fsynced and closed with every result checked; fsync of that
 ///   folder; an existing <name> renamed to <name>.old; the new one renamed to
-///   <name>; fsync of the parent; <name>.old removed.
+///   <name>; fsync of the parent; <name>.old removed, or with `former` > 0
+///   renamed to <name>-<its step>, of which the newest `former` stay.
 ///
 /// Removes what earlier crashes left (temporary folders of processes that are
 /// gone). Asks first whether twice the size is free. The parent folder is
@@ -59,7 +60,11 @@ struct CheckpointExpected {
 /// time may save into a folder (see FileLock). Throws Error(kWrite), after
 /// removing what it wrote.
 void save_checkpoint(const std::filesystem::path& folder, std::span<const CheckpointFile> files,
-                     const CheckpointManifest& manifest);
+                     const CheckpointManifest& manifest, int former = 0);
+
+/// The former checkpoints that saves of `folder` have kept, newest first: what a
+/// loader falls back to.
+std::vector<std::filesystem::path> former_checkpoints(const std::filesystem::path& folder);
 
 /// Loads and verifies a checkpoint: sizes and hashes first, then content is
 /// handed out. If `folder` is damaged or a crash came between two renames, takes
@@ -75,7 +80,7 @@ CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder)
 /// nothing about its health.
 bool checkpoint_exists(const std::filesystem::path& folder);
 
-/// Removes a checkpoint and what a crash left of it; missing is no error.
+/// Removes a checkpoint, its former ones and what a crash left of it; missing is no error.
 void remove_checkpoint(const std::filesystem::path& folder);
 
 }  // namespace aspis

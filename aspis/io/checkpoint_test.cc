@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 
@@ -15,6 +16,7 @@
 #include "aspis/base/file.h"
 #include "aspis/base/io_calls.h"
 #include "aspis/base/log.h"
+#include "aspis/base/rng.h"
 
 using namespace aspis;
 namespace fs = std::filesystem;
@@ -473,6 +475,163 @@ TEST_CASE("every file and folder is synced before the rename that relies on it")
       "fsync manifest.json", "fsync " + fresh, "rename last.old", "fsync " + parent, "rename last", "fsync " + parent};
   REQUIRE(calls.size() == want.size() + 4);  // then the four files of .old go
   CHECK(std::vector<std::string>(calls.begin(), calls.begin() + static_cast<int64_t>(want.size())) == want);
+}
+
+TEST_CASE("former checkpoints are kept under their step, the newest ones only, and serve as fall-backs") {
+  const Folder folder;
+  const auto last = folder / "last";
+  for (const int64_t step : {3, 12, 150, 1000, 1001}) save_checkpoint(last, files_of(step), manifest_of(step), 2);
+  CHECK(loaded_step(last) == 1001);
+  const auto former = former_checkpoints(last);
+  REQUIRE(former.size() == 2);
+  CHECK(former[0].filename() == "last-000001000");
+  CHECK(former[1].filename() == "last-000000150");
+  CHECK(loaded_step(former[0]) == 1000);
+  overwrite(last / "model.safetensors", "rubbish");
+  overwrite(former[0] / "state.json", "rubbish");
+  const Checkpoint c = load_checkpoint(last, {.model = "", .files = {}, .fallback = former});
+  CHECK(c.manifest.step == 150);
+  CHECK(c.fell_back);
+  // A save again with a step that is kept already.
+  save(last, 1000);
+  save_checkpoint(last, files_of(1002), manifest_of(1002), 2);
+  CHECK(loaded_step(former_checkpoints(last)[0]) == 1000);
+  remove_checkpoint(last);
+  CHECK(fs::is_empty(folder.path));
+}
+
+namespace {
+
+// --- Power loss -------------------------------------------------------------
+
+// One system call that changes the disk.
+struct Logged {
+  enum Kind { kCreate, kWrite, kSync, kRename, kMkdir, kUnlink, kRmdir } kind;
+  fs::path path, to;
+  std::string data;
+};
+std::vector<Logged> log_of_calls;
+std::map<int, fs::path> opened;
+
+IoCalls logging_calls() {
+  IoCalls c = default_io_calls();
+  c.open = [](const char* p, int flags, mode_t mode) {
+    const int fd = ::open(p, flags, mode);
+    opened[fd] = p;
+    if (flags & O_CREAT) log_of_calls.push_back({Logged::kCreate, p, {}, {}});
+    return fd;
+  };
+  c.write = [](int fd, const void* data, size_t n) {
+    log_of_calls.push_back({Logged::kWrite, opened[fd], {}, std::string(static_cast<const char*>(data), n)});
+    return ::write(fd, data, n);
+  };
+  c.fsync = [](int fd) {
+    log_of_calls.push_back({Logged::kSync, opened[fd], {}, {}});
+    return ::fsync(fd);
+  };
+  c.rename = [](const char* a, const char* b) {
+    log_of_calls.push_back({Logged::kRename, a, b, {}});
+    return ::rename(a, b);
+  };
+  c.mkdir = [](const char* p, mode_t m) {
+    log_of_calls.push_back({Logged::kMkdir, p, {}, {}});
+    return ::mkdir(p, m);
+  };
+  c.unlink = [](const char* p) {
+    log_of_calls.push_back({Logged::kUnlink, p, {}, {}});
+    return ::unlink(p);
+  };
+  c.rmdir = [](const char* p) {
+    log_of_calls.push_back({Logged::kRmdir, p, {}, {}});
+    return ::rmdir(p);
+  };
+  return c;
+}
+
+// What is on the disk after power goes away behind the first `count` calls: what
+// was synced is there, of the rest anything may be, in any order. `chance`
+// decides; a write that was not synced arrives whole, by half or not at all.
+void replay(const std::vector<Logged>& calls, size_t count, Rng& chance) {
+  const auto synced = [&](size_t i, const fs::path& what) {
+    for (size_t k = i + 1; k < count; k++) {
+      if (calls[k].kind == Logged::kSync && calls[k].path == what) return true;
+    }
+    return false;
+  };
+  std::error_code ec;
+  for (size_t i = 0; i < count; i++) {
+    const Logged& c = calls[i];
+    if (c.kind == Logged::kSync) continue;
+    if (c.kind == Logged::kWrite) {
+      if (!fs::exists(c.path, ec)) continue;
+      std::string data = c.data;
+      if (!synced(i, c.path)) data.resize(data.size() * chance.below(3) / 2);
+      std::ofstream(c.path, std::ios::binary | std::ios::app) << data;
+      continue;
+    }
+    // Entries belong to the folder that holds them.
+    const bool done = synced(i, c.path.parent_path()) || chance.flip();
+    if (!done) continue;
+    switch (c.kind) {
+      case Logged::kCreate: {
+        if (fs::is_directory(c.path.parent_path(), ec)) std::ofstream(c.path, std::ios::binary | std::ios::trunc);
+        break;
+      }
+      case Logged::kRename: ::rename(c.path.c_str(), c.to.c_str()); break;
+      case Logged::kMkdir: ::mkdir(c.path.c_str(), 0777); break;
+      case Logged::kUnlink: ::unlink(c.path.c_str()); break;
+      case Logged::kRmdir: ::rmdir(c.path.c_str()); break;
+      default: break;
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("power loss behind any system call of a save leaves the old or the new checkpoint") {
+  const Folder folder;
+  const auto last = folder / "last";
+  const fs::path kept = folder.path.string() + "-kept";
+  const auto prepare = [&] {
+    fs::remove_all(folder.path);
+    fs::copy(kept, folder.path, fs::copy_options::recursive);
+  };
+  for (const int former : {0, 2}) {
+    fs::remove_all(folder.path);
+    fs::create_directories(folder.path);
+    for (const int64_t step : {1, 2, 3}) save_checkpoint(last, files_of(step), manifest_of(step), former);
+    fs::remove_all(kept);
+    fs::copy(folder.path, kept, fs::copy_options::recursive);
+    log_of_calls.clear();
+    io_calls() = logging_calls();
+    save_checkpoint(last, files_of(4), manifest_of(4), former);
+    io_calls() = default_io_calls();
+    const std::vector<Logged> calls = log_of_calls;
+    REQUIRE(calls.size() > 20);
+    int old_ones = 0, new_ones = 0;
+    for (size_t count = 0; count <= calls.size(); count++) {
+      for (uint64_t draw = 0; draw < 12; draw++) {
+        CAPTURE(former);
+        CAPTURE(count);
+        CAPTURE(draw);
+        prepare();
+        Rng chance(draw, "power loss", count);
+        replay(calls, count, chance);
+        const int64_t step = loaded_step(last);
+        CHECK((step == 3 || step == 4));
+        (step == 3 ? old_ones : new_ones)++;
+        if (count == calls.size()) CHECK(step == 4);
+        // And the next save works.
+        if (draw == 0) {
+          save_checkpoint(last, files_of(5), manifest_of(5), former);
+          CHECK(loaded_step(last) == 5);
+        }
+      }
+    }
+    CHECK(old_ones > 100);
+    CHECK(new_ones > 20);
+  }
+  fs::remove_all(kept);
 }
 
 TEST_CASE("too little free space is refused before anything is written") {

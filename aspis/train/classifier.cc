@@ -5,6 +5,7 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "aspis/base/clock.h"
@@ -28,6 +29,14 @@ data::TransformOptions Preprocessing::transform() const {
   return t;
 }
 
+data::DatasetOptions Preprocessing::dataset_options() const {
+  data::DatasetOptions o;
+  o.image_size = height;  // the drawn shapes come in any size
+  o.seed = split_seed;
+  if (val_fraction >= 0) o.val_fraction = val_fraction;
+  return o;
+}
+
 std::string Preprocessing::to_json() const {
   ConfigWriter w;
   w.set("height", height);
@@ -37,6 +46,8 @@ std::string Preprocessing::to_json() const {
   w.set("image_std", std::vector<double>(std.begin(), std.end()));
   w.set("classes", classes);
   w.set("data", data);
+  w.set("val_fraction", val_fraction);
+  w.set("split_seed", std::to_string(split_seed));  // 64 bits, more than a JSON number holds
   return w.text();
 }
 
@@ -52,6 +63,15 @@ Preprocessing Preprocessing::from_json(std::string_view text, const std::string&
   r.numbers("image_std", deviation, 1e-12, 1e6);
   r.texts("classes", p.classes);
   r.text("data", p.data);
+  r.number("val_fraction", p.val_fraction, -1, 0.9);
+  std::string seed = std::to_string(p.split_seed);
+  r.text("split_seed", seed);
+  const auto [end, error] = std::from_chars(seed.data(), seed.data() + seed.size(), p.split_seed);
+  if (error != std::errc() || end != seed.data() + seed.size()) {
+    throw Error(
+        ErrorKind::kModel,
+        {.where = where, .required = "split_seed must be a whole number as text", .got = "'" + seed + "'"});
+  }
   if (mean.size() != static_cast<size_t>(p.channels) || deviation.size() != mean.size()) {
     throw Error(ErrorKind::kModel, {.where = where,
                                     .required = fmt::format("image_mean and image_std need {} values", p.channels),
@@ -90,13 +110,12 @@ Classifier load_classifier(const std::filesystem::path& folder) {
   c.model = make_model_from_config(checkpoint.file("config.json"), 0, where + "config.json");
   c.model->load(load_arrays(checkpoint.file("model.safetensors"), where + "model.safetensors"));
   c.model->eval();
-  c.preprocessing = Preprocessing::from_json(checkpoint.file("preprocessor_config.json"),
-                                             where + "preprocessor_config.json");
+  c.preprocessing =
+      Preprocessing::from_json(checkpoint.file("preprocessor_config.json"), where + "preprocessor_config.json");
   if (c.model->num_classes() != static_cast<int64_t>(c.preprocessing.classes.size())) {
-    throw Error(ErrorKind::kModel,
-                {.where = where + "preprocessor_config.json",
-                 .required = fmt::format("the model has {} classes", c.model->num_classes()),
-                 .got = fmt::format("{} class names", c.preprocessing.classes.size())});
+    throw Error(ErrorKind::kModel, {.where = where + "preprocessor_config.json",
+                                    .required = fmt::format("the model has {} classes", c.model->num_classes()),
+                                    .got = fmt::format("{} class names", c.preprocessing.classes.size())});
   }
   c.model_name = checkpoint.manifest.model;
   c.folder = checkpoint.folder;

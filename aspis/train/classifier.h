@@ -20,8 +20,13 @@ struct Preprocessing {
   std::vector<float> mean, std;
   std::vector<std::string> classes;
   std::string data;  ///< the set it was trained on, e.g. "fashion-mnist"
+  /// Share of the training split that was kept for evaluation; negative: the set's own split.
+  double val_fraction = -1;
+  uint64_t split_seed = 0;  ///< which samples those are
 
   data::TransformOptions transform() const;
+  /// How to open `data` so that it is split as in training.
+  data::DatasetOptions dataset_options() const;
   std::string to_json() const;
   static Preprocessing from_json(std::string_view text, const std::string& where);
 };

@@ -46,6 +46,7 @@ void check_options(const TrainOptions& o) {
   require_in("--loader-threads", o.loader_threads, 1, 256);
   require_in("--log-every", static_cast<double>(o.log_every), 1, kInf);
   require_in("--save-minutes", o.save_minutes, 0, kInf, true);
+  require_in("--keep", o.keep, 1, 1000);
   require_in("--limit-batches", static_cast<double>(o.limit_batches), 0, kInf);
   require_in("--limit-eval-batches", static_cast<double>(o.limit_eval_batches), 0, kInf);
 }

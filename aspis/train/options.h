@@ -49,6 +49,7 @@ struct TrainOptions {
   uint64_t seed = 0;
   int64_t log_every = 20;      ///< steps between two records of metrics
   double save_minutes = 5;     ///< also save the last checkpoint this often inside an epoch
+  int keep = 3;                ///< newest checkpoints that stay, the last one included; the best one always does
   int64_t limit_batches = 0;   ///< training batches of an epoch; 0: all
   int64_t limit_eval_batches = 0;
   bool dry_run = false;        ///< build everything, two steps, no run folder

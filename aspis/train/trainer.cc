@@ -200,7 +200,8 @@ class Trainer {
     const auto stats = data::channel_stats(*train_set_, plain, o_.loader_threads, skip);
     t.mean = stats.mean;
     t.std = stats.std;
-    preprocessing_ = {t.height, t.width, t.channels, t.mean, t.std, train_set_->classes(), o_.data};
+    preprocessing_ = {t.height, t.width,  t.channels,       t.mean, t.std, train_set_->classes(),
+                      o_.data,  o_.val_fraction, o_.seed};
     t.crop_padding = o_.crop_padding;
     t.flip = o_.flip;
     t.erase_prob = o_.erase;
@@ -264,7 +265,8 @@ class Trainer {
   void load_last() {
     CheckpointExpected expected;
     expected.model = o_.model;
-    expected.fallback = {folder_->best()};
+    expected.fallback = former_checkpoints(folder_->last());
+    expected.fallback.push_back(folder_->best());
     const Checkpoint c = load_checkpoint(folder_->last(), expected);
     const std::string where = c.folder.string() + "/";
     require(
@@ -496,20 +498,20 @@ class Trainer {
   }
 
   // A failed write keeps the run going on the old checkpoint, three times.
-  void save(const fs::path& folder) {
+  void save(const fs::path& folder, int former = 0) {
     CheckpointManifest manifest;
     manifest.model = o_.model;
     manifest.step = at_.step;
     manifest.info = {{"version", version()}, {"threads", std::to_string(num_threads())}};
     try {
-      save_checkpoint(folder, checkpoint_files(), manifest);
+      save_checkpoint(folder, checkpoint_files(), manifest, former);
       failed_saves_ = 0;
     } catch (const Error& e) {
       if (++failed_saves_ >= kMostFailedSaves) throw;
       log_warning("train", fmt::format("{} (the former checkpoint is kept, training goes on)", e.what()));
     }
   }
-  void save_last() { save(folder_->last()); }
+  void save_last() { save(folder_->last(), o_.keep - 1); }
 
   void write_status(const std::string& state, const std::string& reason) {
     report::RunStatus s;

@@ -55,6 +55,37 @@ def eval_agrees_with_training_and_config_can_be_fed_back():
     expect(r.returncode == 0 and "limit-batches = 150" in r.stdout, "the config of a run cannot be read back", r)
 
 
+def eval_uses_the_pictures_that_training_kept_apart():
+    aspis("data", "export", "shapes", "--split", "train", "--count", "240", "--to", path("flat"))
+    for name in os.listdir(path("flat")):
+        label = os.path.splitext(name)[0].split("_", 1)[1]
+        os.makedirs(path("sorted/" + label), exist_ok=True)
+        os.rename(path("flat/" + name), path("sorted/" + label + "/" + name))
+    r = aspis("train", "--data", "folder:" + path("sorted"), "--image-size", "16", "--set", "depth=1", "--set",
+              "embed_dim=16", "--epochs", "1", "--val-fraction", "0.4", "--seed", "5", "--out", path("parted"), "--json")
+    expect(r.returncode == 0, "training on a folder failed", r)
+    trained = json.loads(r.stdout)
+    measured = json.loads(aspis("eval", "--model", path("parted"), "--json").stdout)
+    expect(measured["samples"] == 100, f"{measured['samples']} pictures, ten of each class expected")
+    expect(abs(measured["loss"] - trained["loss"]) < 1e-6, f"eval says {measured['loss']}, training said {trained['loss']}")
+    kept = sorted(os.listdir(path("parted/checkpoints")))
+    expect(kept == ["best", "last"], f"after one epoch {kept}")
+
+
+def the_newest_checkpoints_stay_and_stand_in_for_a_damaged_one():
+    r = aspis("train", "--data", "shapes", "--image-size", "16", "--set", "depth=1", "--set", "embed_dim=16", "--epochs", "5",
+              "--limit-batches", "4", "--limit-eval-batches", "1", "--out", path("five"))
+    expect(r.returncode == 0, "training failed", r)
+    kept = sorted(os.listdir(path("five/checkpoints")))
+    expect(kept == ["best", "last", "last-000000012", "last-000000016"], f"kept: {kept}")
+    with open(path("five/checkpoints/last/model.safetensors"), "r+b") as f:
+        f.seek(2000)
+        f.write(b"damage")
+    r = aspis("train", "--resume", path("five"))
+    expect(r.returncode == 0, "resuming from a former checkpoint failed", r)
+    expect("using checkpoint" in r.stderr and "last-000000016" in r.stderr, "no word of the former checkpoint", r)
+
+
 def classify_gives_the_same_columns_in_csv_and_json():
     aspis("data", "export", "shapes", "--count", "4", "--to", path("pictures"))
     r = aspis("classify", path("pictures"), "--model", path("run"), "--top", "2", "--format", "csv")
@@ -69,4 +100,5 @@ def classify_gives_the_same_columns_in_csv_and_json():
 
 
 run_all([a_small_model_learns_the_shapes, run_folder_is_complete, report_stands_alone,
-         eval_agrees_with_training_and_config_can_be_fed_back, classify_gives_the_same_columns_in_csv_and_json])
+         eval_agrees_with_training_and_config_can_be_fed_back, eval_uses_the_pictures_that_training_kept_apart,
+         the_newest_checkpoints_stay_and_stand_in_for_a_damaged_one, classify_gives_the_same_columns_in_csv_and_json])
