@@ -104,6 +104,10 @@ check_glibc() {
     fail "the engine needs glibc 2.35 or newer (Debian 12, Ubuntu 22.04); got $version"
 }
 
+sha256_of() {
+  if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d' ' -f1
+}
+
 setup_engine() {
   local package platform hash stamp
   read -r package platform hash <<<"$(engine_wheel)"
@@ -122,6 +126,9 @@ setup_engine() {
   python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --platform "$platform" \
     --disable-pip-version-check -d "$work" -r "$work/engine.txt" ||
     fail "the wheel of $package $mlx_version could not be downloaded or its hash is wrong"
+  local got
+  got=$(sha256_of "$work"/*.whl)
+  [ "$got" = "$hash" ] || fail "the wheel of $package $mlx_version must have sha256 $hash; got $got; run this again, it is fetched anew"
   rm -rf "$deps/engine.new"
   mkdir -p "$deps/engine.new"
   # Both mlx/ and mlx_cpu.libs/ must stay side by side: libmlx finds its BLAS by a relative path.
