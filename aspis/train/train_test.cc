@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <mlx/memory.h>
 
 #include <cmath>
 #include <limits>
@@ -100,4 +101,29 @@ TEST_CASE("evaluation counts what the confusion matrix shows") {
   CHECK(e.predictions.size() == 150);
   // Ten classes and an untrained model: about ln 10.
   CHECK(e.loss == doctest::Approx(std::log(10.0)).epsilon(0.5));
+}
+
+TEST_CASE("the memory planned for a step is near what the engine used at its peak") {
+  for (const char* model : {"vision_mamba_fmnist", "vit_fmnist"}) {
+    for (const int64_t batch : {64, 256}) {
+      CAPTURE(model);
+      CAPTURE(batch);
+      TrainOptions o;
+      o.model = model;
+      o.data = "shapes";
+      o.batch = batch;
+      o.dry_run = true;
+      mlx::core::clear_cache();
+      mlx::core::reset_peak_memory();
+      const auto before = static_cast<double>(mlx::core::get_active_memory());
+      train::train(o, {});
+      const double used = static_cast<double>(mlx::core::get_peak_memory()) - before;
+      const auto plan = plan_memory(*make_model(model), batch, 0);
+      const double planned = plan.parameters + plan.activations;
+
+      MESSAGE("used over planned: ", used / planned);
+      CHECK(used < 1.3 * planned);
+      CHECK(used > 0.6 * planned);
+    }
+  }
 }
