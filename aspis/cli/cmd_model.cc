@@ -5,6 +5,7 @@
 #include "aspis/cli/output.h"
 #include "aspis/io/config_json.h"
 #include "aspis/models/registry.h"
+#include "aspis/report/text.h"
 #include "aspis/train/classifier.h"
 
 namespace aspis::cli {
@@ -20,13 +21,6 @@ struct Options {
   std::string format;
 };
 
-std::string count(double n) {
-  if (n >= 1e9) return fmt::format("{:.2f} G", n / 1e9);
-  if (n >= 1e6) return fmt::format("{:.2f} M", n / 1e6);
-  if (n >= 1e3) return fmt::format("{:.1f} k", n / 1e3);
-  return fmt::format("{:.0f}", n);
-}
-
 void list(const Context& context, const Options& o) {
   report::Table table({{"name", "model"}, {"family", "family"}, {"parameters", "parameters", true},
                        {"macs", "multiply-adds", true}, {"input", "input"}, {"description", "description"}});
@@ -36,8 +30,8 @@ void list(const Context& context, const Options& o) {
     for (const int64_t d : model->input_shape()) input += (input.empty() ? "" : " x ") + std::to_string(d);
     const auto parameters = static_cast<double>(model->parameter_count());
     const auto macs = static_cast<double>(model->cost().macs);
-    table.add_row({m.name, m.model_type, report::Cell(model->parameter_count(), count(parameters)),
-                   report::Cell(model->cost().macs, count(macs)), input, m.description});
+    table.add_row({m.name, m.model_type, report::Cell(model->parameter_count(), report::format_si(parameters)),
+                   report::Cell(model->cost().macs, report::format_si(macs)), input, m.description});
   }
   print_table(context, table, o.format);
 }
@@ -86,8 +80,8 @@ void info(const Context& context, const Options& o) {
   }
   const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
   std::string text = fmt::format("{}\n\n{}\n", name, model->summary(o.depth));
-  text += fmt::format("multiply-adds per image  {} (of these {} in scans), {} exponentials\n", count(static_cast<double>(cost.macs)),
-                      count(static_cast<double>(cost.scan_macs)), count(static_cast<double>(cost.exps)));
+  text += fmt::format("multiply-adds per image  {} (of these {} in scans), {} exponentials\n", report::format_si(static_cast<double>(cost.macs)),
+                      report::format_si(static_cast<double>(cost.scan_macs)), report::format_si(static_cast<double>(cost.exps)));
   text += fmt::format("memory, inference        {} weights + {} at batch {}\n", bytes(model->parameter_bytes()),
                       bytes(cost.inference_bytes(o.batch)), o.batch);
   text += fmt::format("memory, training         {} weights, gradients, moments + {} at batch {}\n",

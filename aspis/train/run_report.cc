@@ -13,19 +13,13 @@
 #include "aspis/nn/scan_order.h"
 #include "aspis/report/html_report.h"
 #include "aspis/report/report_data.h"
+#include "aspis/report/text.h"
 #include "aspis/train/run_folder.h"
 
 namespace aspis::train {
 namespace {
 
 constexpr size_t kShownImages = 40;
-
-std::string count_text(double n) {
-  if (n >= 1e9) return fmt::format("{:.2f} G", n / 1e9);
-  if (n >= 1e6) return fmt::format("{:.2f} M", n / 1e6);
-  if (n >= 1e3) return fmt::format("{:.1f} k", n / 1e3);
-  return fmt::format("{:.0f}", n);
-}
 
 // Errors first, the most confident ones at the top, then right ones of as many
 // classes as there is room for.
@@ -65,9 +59,9 @@ void add_model_facts(report::ReportData& d, const ImageModel& model) {
   const ModelCost cost = model.cost();
   const auto fact = [&](const char* name, std::string value) { d.model_facts.push_back({name, std::move(value)}); };
   fact("Family", model.model_type());
-  fact("Parameters", count_text(static_cast<double>(model.parameter_count())));
-  fact("Multiply-adds per image", count_text(static_cast<double>(cost.macs)));
-  fact("of these in scans", count_text(static_cast<double>(cost.scan_macs)));
+  fact("Parameters", report::format_si(static_cast<double>(model.parameter_count())));
+  fact("Multiply-adds per image", report::format_si(static_cast<double>(cost.macs)));
+  fact("of these in scans", report::format_si(static_cast<double>(cost.scan_macs)));
   fact("Input", fmt::format("{} x {} x {}", c.img_size, c.img_size, c.in_channels));
   fact("Patch", fmt::format("{} x {}", c.patch_size, c.patch_size));
   fact("Tokens", std::to_string(c.tokens()));
