@@ -30,4 +30,19 @@ struct DepthwisePixels {
   T* out[kPixels] = {};
 };
 
+/// One row of outputs of a depthwise convolution with stride and dilation 1
+/// along it. Row r of the window starts at `in[r]`, {width + taps - 1, channels}
+/// with the padding already there, and meets `weight[r]` {taps, channels}.
+template <typename T>
+struct DepthwiseRow {
+  int64_t channels = 0, width = 0, taps = 0, rows = 0;
+  const T* const* in = nullptr;
+  const T* const* weight = nullptr;
+  const T* bias = nullptr;  ///< {channels} or null
+  T* out = nullptr;         ///< {width, channels}; for the weight's gradient, where dy is read
+};
+
+/// Widths of the window along a row that have a loop of their own.
+constexpr bool has_row_loop(int64_t taps) { return taps == 3 || taps == 5 || taps == 7; }
+
 }  // namespace aspis::kernel

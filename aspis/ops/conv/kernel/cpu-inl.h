@@ -176,6 +176,133 @@ HWY_ATTR void depthwise_weight_pixels(const DepthwisePixels<T>& p, T* sums) {
   }
 }
 
+// Four outputs of a row at a time: kTaps weights stay in registers, and an input
+// serves up to four outputs.
+template <int kTaps, bool kTail, typename T>
+HWY_ATTR HWY_INLINE void row_outputs(const DepthwiseRow<T>& p, int64_t c, size_t n) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  const auto load = [&](const T* from)
+                        HWY_ATTR { return kTail ? simd::LoadTail(d, from, n) : hn::LoadU(d, from); };
+  const V start = p.bias ? load(p.bias + c) : hn::Zero(d);
+  const auto store = [&](int64_t at, V v) HWY_ATTR {
+    T* to = p.out + at * p.channels + c;
+    if (kTail) {
+      simd::StoreTail(v, d, to, n);
+    } else {
+      hn::StoreU(v, d, to);
+    }
+  };
+  int64_t x = 0;
+  for (; x + 4 <= p.width; x += 4) {
+    V sum[4] = {start, start, start, start};
+    for (int64_t r = 0; r < p.rows; r++) {
+      const T* const in = p.in[r] + x * p.channels + c;
+      V w[kTaps];
+#pragma GCC unroll 8
+      for (int k = 0; k < kTaps; k++) w[k] = load(p.weight[r] + k * p.channels + c);
+#pragma GCC unroll 16
+      for (int j = 0; j < kTaps + 3; j++) {
+        const V v = load(in + j * p.channels);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+          if (j - i >= 0 && j - i < kTaps) sum[i] = hn::MulAdd(w[j - i], v, sum[i]);
+        }
+      }
+    }
+    for (int i = 0; i < 4; i++) store(x + i, sum[i]);
+  }
+  for (; x < p.width; x++) {
+    V sum = start;
+    for (int64_t r = 0; r < p.rows; r++) {
+      const T* const in = p.in[r] + x * p.channels + c;
+      for (int k = 0; k < kTaps; k++)
+        sum = hn::MulAdd(load(p.weight[r] + k * p.channels + c), load(in + k * p.channels), sum);
+    }
+    store(x, sum);
+  }
+}
+
+// sums {rows, taps, channels} += products of dy (`out`) with the window's rows.
+template <int kTaps, bool kTail, typename T>
+HWY_ATTR HWY_INLINE void row_weights(const DepthwiseRow<T>& p, int64_t c, size_t n, T* const* sums) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  const auto load = [&](const T* from)
+                        HWY_ATTR { return kTail ? simd::LoadTail(d, from, n) : hn::LoadU(d, from); };
+  for (int64_t r = 0; r < p.rows; r++) {
+    T* const to = sums[r] + c;
+    V sum[kTaps];
+#pragma GCC unroll 8
+    for (int k = 0; k < kTaps; k++) sum[k] = load(to + k * p.channels);
+    int64_t x = 0;
+    for (; x + 4 <= p.width; x += 4) {
+      const T* const in = p.in[r] + x * p.channels + c;
+      const T* const dy = p.out + x * p.channels + c;
+      V g[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) g[i] = load(dy + i * p.channels);
+#pragma GCC unroll 16
+      for (int j = 0; j < kTaps + 3; j++) {
+        const V v = load(in + j * p.channels);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+          if (j - i >= 0 && j - i < kTaps) sum[j - i] = hn::MulAdd(g[i], v, sum[j - i]);
+        }
+      }
+    }
+    for (; x < p.width; x++) {
+      const V g = load(p.out + x * p.channels + c);
+#pragma GCC unroll 8
+      for (int k = 0; k < kTaps; k++) sum[k] = hn::MulAdd(g, load(p.in[r] + (x + k) * p.channels + c), sum[k]);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < kTaps; k++) {
+      if (kTail) {
+        simd::StoreTail(sum[k], d, to + k * p.channels, n);
+      } else {
+        hn::StoreU(sum[k], d, to + k * p.channels);
+      }
+    }
+  }
+}
+
+template <int kTaps, typename T>
+HWY_ATTR void row_of(const DepthwiseRow<T>& p, T* const* sums) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t c = 0;
+  for (; c + lanes <= p.channels; c += lanes) {
+    if (sums) {
+      row_weights<kTaps, false>(p, c, static_cast<size_t>(lanes), sums);
+    } else {
+      row_outputs<kTaps, false>(p, c, static_cast<size_t>(lanes));
+    }
+  }
+  if (c == p.channels) return;
+  const size_t n = static_cast<size_t>(p.channels - c);
+  if (sums) {
+    row_weights<kTaps, true>(p, c, n, sums);
+  } else {
+    row_outputs<kTaps, true>(p, c, n);
+  }
+}
+
+// Outputs of a row, or with `sums` the gradient of its weights.
+template <typename T>
+HWY_ATTR void depthwise_row(const DepthwiseRow<T>& p, T* const* sums) {
+  switch (p.taps) {
+    case 3:
+      row_of<3>(p, sums);
+      break;
+    case 5:
+      row_of<5>(p, sums);
+      break;
+    default:
+      row_of<7>(p, sums);
+  }
+}
+
 HWY_ATTR void gather_f32(const ConvShape& s, const ColumnBlock& b, int64_t first, int64_t count, const float* x,
                          float* columns) {
   gather_block(s, b, first, count, x, columns);
@@ -200,6 +327,9 @@ HWY_ATTR void depthwise_weight_f32(const DepthwisePixels<float>& p, float* sums)
 HWY_ATTR void depthwise_weight_f64(const DepthwisePixels<double>& p, double* sums) {
   depthwise_weight_pixels(p, sums);
 }
+
+HWY_ATTR void depthwise_row_f32(const DepthwiseRow<float>& p, float* const* sums) { depthwise_row(p, sums); }
+HWY_ATTR void depthwise_row_f64(const DepthwiseRow<double>& p, double* const* sums) { depthwise_row(p, sums); }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -40,6 +40,8 @@ HWY_EXPORT(depthwise_f32);
 HWY_EXPORT(depthwise_f64);
 HWY_EXPORT(depthwise_weight_f32);
 HWY_EXPORT(depthwise_weight_f64);
+HWY_EXPORT(depthwise_row_f32);
+HWY_EXPORT(depthwise_row_f64);
 
 namespace {
 
@@ -77,6 +79,15 @@ void depthwise_weight(const DepthwisePixels<T>& p, T* sums) {
     HWY_DYNAMIC_DISPATCH(depthwise_weight_f32)(p, sums);
   } else {
     HWY_DYNAMIC_DISPATCH(depthwise_weight_f64)(p, sums);
+  }
+}
+
+template <typename T>
+void depthwise_row(const DepthwiseRow<T>& p, T* const* sums) {
+  if constexpr (std::is_same_v<T, float>) {
+    HWY_DYNAMIC_DISPATCH(depthwise_row_f32)(p, sums);
+  } else {
+    HWY_DYNAMIC_DISPATCH(depthwise_row_f64)(p, sums);
   }
 }
 
@@ -338,6 +349,125 @@ void depthwise_weight_gradient(const ConvVjpParams<T>& p, T* partial) {
   transpose(total, s.in_channels, s.taps(), s.in_channels, p.dweight);
 }
 
+// Whether a whole row of outputs can be computed at a time.
+bool in_rows(const ConvShape& s) {
+  return has_row_loop(s.kernel[2]) && s.stride[2] == 1 && s.dilation[2] == 1 && s.padding[2] < s.kernel[2];
+}
+
+// The same convolution seen from its input, where that has stride 1 throughout:
+// dx is dy convolved with the reversed weight.
+bool reversible(const ConvShape& s) {
+  bool fits = in_rows(s);
+  for (int a = 0; a < 3; a++) fits = fits && s.stride[a] == 1 && s.padding[a] <= (s.kernel[a] - 1) * s.dilation[a];
+  return fits;
+}
+ConvShape reversed(const ConvShape& s) {
+  ConvShape r = s;
+  std::swap(r.in, r.out);
+  for (int a = 0; a < 3; a++) r.padding[a] = (s.kernel[a] - 1) * s.dilation[a] - s.padding[a];
+  return r;
+}
+
+// The rows of the image that a row of outputs sees, padded at both ends. They
+// are copied once and stay while the next rows of outputs need them.
+template <typename T>
+class Window {
+ public:
+  Window(const ConvShape& s, const T* image)
+      : s_(s),
+        image_(image),
+        width_(s.out[2] + s.kernel[2] - 1),
+        slots_(s.kernel[0] * ((s.kernel[1] - 1) * s.dilation[1] + 1)),
+        held_(static_cast<size_t>(slots_), -1),
+        rows_(static_cast<size_t>(slots_ * width_ * s.in_channels), T(0)) {}
+
+  // The padded row (n, d, h) of the image; `kd` tells its place in the window.
+  const T* row(int64_t n, int64_t d, int64_t h, int64_t kd) {
+    const int64_t each = slots_ / s_.kernel[0], slot = kd * each + h % each,
+                  id = (n * s_.in[0] + d) * s_.in[1] + h;
+    T* const to = rows_.data() + slot * width_ * s_.in_channels;
+    if (held_[static_cast<size_t>(slot)] != id) {
+      held_[static_cast<size_t>(slot)] = id;
+      // The padding in front and behind is zero from the start and stays so.
+      const int64_t count = std::min(s_.in[2], width_ - s_.padding[2]);
+      std::copy_n(image_ + id * s_.in[2] * s_.in_channels, count * s_.in_channels,
+                  to + s_.padding[2] * s_.in_channels);
+    }
+    return to;
+  }
+
+ private:
+  const ConvShape& s_;
+  const T* image_;
+  int64_t width_, slots_;
+  std::vector<int64_t> held_;
+  std::vector<T> rows_;
+};
+
+// Calls run(row of outputs, its window) for the rows [first, last) of outputs;
+// the weights of a window's rows come from `weight` {taps, channels}.
+template <typename T, typename Run>
+void for_output_rows(const ConvShape& s, const T* image, const T* weight, int64_t first, int64_t last,
+                     const Run& run) {
+  Window<T> window(s, image);
+  std::vector<const T*> in, weights;
+  DepthwiseRow<T> p{.channels = s.in_channels, .width = s.out[2], .taps = s.kernel[2]};
+  for (int64_t o = first; o < last; o++) {
+    const int64_t oh = o % s.out[1], od = o / s.out[1] % s.out[0], n = o / s.out[1] / s.out[0];
+    in.clear();
+    weights.clear();
+    for (int64_t kd = 0; kd < s.kernel[0]; kd++) {
+      const int64_t d = od * s.stride[0] - s.padding[0] + kd * s.dilation[0];
+      if (d < 0 || d >= s.in[0]) continue;
+      for (int64_t kh = 0; kh < s.kernel[1]; kh++) {
+        const int64_t h = oh * s.stride[1] - s.padding[1] + kh * s.dilation[1];
+        if (h < 0 || h >= s.in[1]) continue;
+        in.push_back(window.row(n, d, h, kd));
+        weights.push_back(weight + (kd * s.kernel[1] + kh) * s.kernel[2] * s.in_channels);
+      }
+    }
+    p.rows = static_cast<int64_t>(in.size());
+    p.in = in.data();
+    p.weight = weights.data();
+    run(o, p);
+  }
+}
+
+template <typename T>
+void depthwise_rows(const ConvShape& s, const T* image, const T* weight, const T* bias, T* out) {
+  const int64_t rows = s.batch * s.out[0] * s.out[1], row = s.out[2] * s.in_channels;
+  // Rows of a task: enough that its first window is a small part of the copies.
+  const int64_t unit = std::max<int64_t>(4 * s.kernel[1], 65536 / std::max<int64_t>(1, row));
+  parallel_for(div_ceil(rows, unit), [&](int64_t task) {
+    for_output_rows(s, image, weight, task * unit, std::min(rows, (task + 1) * unit),
+                    [&](int64_t o, DepthwiseRow<T>& p) {
+                      p.bias = bias;
+                      p.out = out + o * row;
+                      depthwise_row(p, static_cast<T* const*>(nullptr));
+                    });
+  });
+}
+
+template <typename T>
+void depthwise_rows_weight_gradient(const ConvVjpParams<T>& p, T* partial) {
+  const ConvShape& s = p.shape;
+  const int64_t rows = s.batch * s.out[0] * s.out[1], row = s.out[2] * s.in_channels;
+  const int64_t chunks = depthwise_chunks(s), each = div_ceil(rows, chunks), values = s.taps() * s.in_channels;
+  parallel_for(chunks, [&](int64_t chunk) {
+    T* const sums = partial + chunk * values;
+    std::fill_n(sums, values, T(0));
+    for_output_rows(s, p.x, static_cast<const T*>(sums), std::min(rows, chunk * each),
+                    std::min(rows, (chunk + 1) * each), [&](int64_t o, DepthwiseRow<T>& r) {
+                      // The kernel only reads dy; where it reads weights otherwise, it sums here.
+                      r.out = const_cast<T*>(p.dy) + o * row;
+                      depthwise_row(r, const_cast<T* const*>(r.weight));
+                    });
+  });
+  T* const total = partial + chunks * values;
+  sum_parts(partial, chunks, values, total);
+  transpose(total, s.in_channels, s.taps(), s.in_channels, p.dweight);
+}
+
 }  // namespace
 
 int64_t conv_workspace(const ConvShape& s) {
@@ -367,7 +497,11 @@ void conv(const ConvParams<T>& p) {
                            p.bias, p.y, p.workspace});
   } else if (s.depthwise()) {
     transpose(p.weight, s.taps(), s.in_channels, s.taps(), p.workspace);
-    depthwise_pass(s, false, p.x, p.workspace, p.bias, p.y);
+    if (in_rows(s)) {
+      depthwise_rows(s, p.x, p.workspace, p.bias, p.y);
+    } else {
+      depthwise_pass(s, false, p.x, p.workspace, p.bias, p.y);
+    }
   } else {
     conv_products(p);
   }
@@ -394,10 +528,21 @@ void conv_vjp(const ConvVjpParams<T>& p) {
   if (s.depthwise()) {
     if (p.dx) {
       transpose(p.weight, s.taps(), s.in_channels, s.taps(), work);
-      depthwise_pass(s, true, p.dy, work, static_cast<const T*>(nullptr), p.dx);
+      const T* const none = nullptr;
+      if (reversible(s)) {
+        for (int64_t t = 0, last = s.taps() - 1; t < last; t++, last--)
+          std::swap_ranges(work + t * s.in_channels, work + (t + 1) * s.in_channels, work + last * s.in_channels);
+        depthwise_rows(reversed(s), p.dy, work, none, p.dx);
+      } else {
+        depthwise_pass(s, true, p.dy, work, none, p.dx);
+      }
       work += s.in_channels * s.taps();
     }
-    if (p.dweight) depthwise_weight_gradient(p, work);
+    if (p.dweight && in_rows(s)) {
+      depthwise_rows_weight_gradient(p, work);
+    } else if (p.dweight) {
+      depthwise_weight_gradient(p, work);
+    }
     return;
   }
   if (p.dx) {

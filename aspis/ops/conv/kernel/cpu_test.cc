@@ -105,6 +105,11 @@ std::vector<ConvShape> shapes() {
   list.push_back(make_shape(2, {1, 9, 7}, 21, 21, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 21));
   list.push_back(make_shape(1, {5, 6, 7}, 40, 40, {3, 3, 3}, {2, 2, 1}, {1, 0, 2}, {1, 1, 2}, 40));
   list.push_back(make_shape(2, {1, 33, 31}, 19, 19, {1, 7, 7}, {1, 1, 1}, {0, 3, 3}, {1, 1, 1}, 19));
+  // By rows: 5 and 7 taps, short rows, padding as wide as the window allows, stride and dilation across.
+  list.push_back(make_shape(2, {1, 6, 3}, 17, 17, {1, 5, 5}, {1, 1, 1}, {0, 2, 2}, {1, 1, 1}, 17));
+  list.push_back(make_shape(1, {1, 9, 11}, 33, 33, {1, 2, 3}, {1, 2, 1}, {0, 1, 2}, {1, 3, 1}, 33));
+  list.push_back(make_shape(2, {4, 5, 6}, 16, 16, {3, 3, 3}, {1, 1, 1}, {2, 0, 1}, {1, 2, 1}, 16));
+  list.push_back(make_shape(1, {1, 8, 2}, 5, 5, {1, 7, 7}, {1, 1, 1}, {0, 3, 6}, {1, 1, 1}, 5));
   return list;
 }
 
