@@ -38,3 +38,11 @@ TEST_CASE("the safetensors corpus of the fuzzer gives no surprise") {
 TEST_CASE("the config corpus of the fuzzer gives no surprise") {
   replay("config", 6, [](const std::string& bytes) { aspis::fuzz::config(bytes); });
 }
+
+TEST_CASE("the picture corpus of the fuzzer gives no surprise") {
+  replay("image", 10, [](const std::string& bytes) { aspis::fuzz::image(bytes); });
+}
+
+TEST_CASE("the IDX corpus of the fuzzer gives no surprise") {
+  replay("idx", 6, [](const std::string& bytes) { aspis::fuzz::idx(bytes); });
+}

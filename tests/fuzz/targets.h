@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "aspis/base/error.h"
+#include "aspis/data/idx.h"
+#include "aspis/data/image.h"
 #include "aspis/io/config_json.h"
 #include "aspis/io/safetensors.h"
 
@@ -82,6 +84,37 @@ inline void config(std::string_view bytes) {
   } catch (const Error& e) {
     promise(e.kind() == ErrorKind::kModel);
   }
+}
+
+/// A picture has the size it says and is written to a PNG that reads the same.
+inline void image(std::string_view bytes) {
+  // Small limits, so that a header cannot ask for more than the fuzzer may have.
+  const data::ImageLimits limits{
+      .max_side = 4096, .max_pixels = 1 << 20, .max_decoder_bytes = 1 << 26, .max_scans = 20};
+  data::Image picture;
+  try {
+    picture = data::decode_image(bytes, "fuzz", limits);
+  } catch (const Error& e) {
+    promise(e.kind() == ErrorKind::kData && std::string_view(e.what()).size() < 1000);
+    return;
+  }
+  promise(picture.height > 0 && picture.width > 0 && (picture.channels == 1 || picture.channels == 3));
+  promise(static_cast<int64_t>(picture.pixels.size()) == picture.height * picture.row_bytes());
+  promise(data::decode_image(data::encode_png(picture), "again") == picture);
+}
+
+/// An array has as many values as its shape says.
+inline void idx(std::string_view bytes) {
+  data::IdxArray a;
+  try {
+    a = data::parse_idx(bytes, "fuzz");
+  } catch (const Error& e) {
+    promise(e.kind() == ErrorKind::kData && std::string_view(e.what()).size() < 1000);
+    return;
+  }
+  int64_t size = 1;
+  for (const int64_t d : a.shape) size *= d;
+  promise(!a.shape.empty() && a.shape.size() <= 4 && size == static_cast<int64_t>(a.values.size()));
 }
 
 }  // namespace aspis::fuzz
