@@ -99,11 +99,36 @@ def a_diverging_run_stops_and_keeps_its_last_good_checkpoint():
     expect(os.path.exists(path("diverged/bad_batch.json")), "the batch was not written down")
 
 
+def files_below(folder):
+    return sorted(os.path.join(place, name) for place, _, files in os.walk(folder) for name in files)
+
+
 def read_only_place_gives_73():
     if os.geteuid() == 0 and not os.path.isdir("/proc/self"):
         return
     r = aspis("train", *SMALL, "--epochs", "1", "--out", "/proc/self/run")
     expect(r.returncode == 73, "a folder that cannot be made was accepted", r)
+
+
+def a_read_only_run_folder_is_refused_with_73():
+    # Root may write anywhere: the program runs as nobody.
+    keywords = {"preexec_fn": as_nobody} if os.geteuid() == 0 else {}
+    if subprocess.run([PROGRAM, "--version"], capture_output=True, **keywords).returncode != 0:
+        raise Skip("another user cannot start the program here")
+    os.chmod(FOLDER, 0o755)
+    shutil.copytree(trained(), path("frozen"))
+    for place, folders, files in os.walk(path("frozen")):
+        for name in files:
+            os.chmod(os.path.join(place, name), 0o444)
+        os.chmod(place, 0o555)
+    before = {f: read(f) for f in files_below(path("frozen"))}
+    r = aspis("train", "--resume", path("frozen"), **keywords)
+    expect(r.returncode == 73 and "frozen" in r.stderr, "a read-only run was resumed", r)
+    r = aspis("train", *SMALL, "--epochs", "1", "--out", path("frozen/new"), **keywords)
+    expect(r.returncode == 73 and "frozen" in r.stderr, "a folder that cannot be made was accepted", r)
+    expect({f: read(f) for f in files_below(path("frozen"))} == before, "a read-only run was changed")
+    r = aspis("eval", "--model", path("frozen"), "--limit-batches", "1", **keywords)
+    expect(r.returncode == 0, "a read-only run cannot be evaluated", r)
 
 
 def full_disk_keeps_the_run_alive_then_ends_with_75():
@@ -121,4 +146,4 @@ run_all([busy_folder_is_refused_with_73, second_interrupt_quits_at_once, new_run
          truncated_and_flipped_checkpoints_are_refused_with_4, checkpoint_of_a_newer_format_is_refused_with_4,
          checkpoint_of_another_model_is_refused, picture_that_is_none_is_refused_or_skipped,
          a_diverging_run_stops_and_keeps_its_last_good_checkpoint, read_only_place_gives_73,
-         full_disk_keeps_the_run_alive_then_ends_with_75])
+         a_read_only_run_folder_is_refused_with_73, full_disk_keeps_the_run_alive_then_ends_with_75])
