@@ -23,6 +23,7 @@ struct Config {
   bool softplus = false;
   double dt_min = 0, dt_max = 0;
   int64_t chunk = kDefaultChunk;
+  bool recurrent = true;  // forward in registers unless the caller asks for chunks
   bool D = false, z = false, bias = false, initial = false, ids = false;
   std::shared_ptr<const std::vector<int32_t>> cu;
 
@@ -57,6 +58,7 @@ kernel::SsdShape shape_of(const Config& c, const Arrays& in) {
   s.groups = in[kB].shape(2), s.state = in[kB].shape(3);
   s.chunk = std::min(c.chunk, std::max<int64_t>(1, s.length));
   s.sequences = c.cu ? static_cast<int64_t>(c.cu->size()) - 1 : 0;
+  s.recurrent = c.recurrent;
   return s;
 }
 
@@ -361,7 +363,7 @@ Config config_of(const SsdOptions& o) {
   Config c;
   c.softplus = o.dt_softplus;
   c.dt_min = o.dt_limit.first, c.dt_max = o.dt_limit.second;
-  if (o.chunk_size > 0) c.chunk = o.chunk_size;
+  if (o.chunk_size > 0) c.chunk = o.chunk_size, c.recurrent = false;
   c.D = o.D.has_value(), c.z = o.z.has_value(), c.bias = o.dt_bias.has_value();
   c.initial = o.initial_state.has_value(), c.ids = o.seq_idx.has_value();
   if (!o.cu_seqlens.empty()) c.cu = std::make_shared<const std::vector<int32_t>>(o.cu_seqlens);

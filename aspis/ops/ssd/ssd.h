@@ -26,7 +26,10 @@ struct SsdOptions {
   std::pair<double, double> dt_limit = {0, std::numeric_limits<double>::infinity()};
   std::optional<mx::array> seq_idx = {};  ///< {B, L} int32: packed sequences, see ops/common/packing.h
   std::vector<int32_t> cu_seqlens = {};   ///< packed sequences of a batch of one, each with its states
-  int chunk_size = 0;  ///< tokens worked on together; 0 chooses. Results differ in rounding only
+  /// 0: forward as a recurrence with the state in registers, the faster one. A
+  /// positive value: as matrix products over chunks of that many tokens. Gradients
+  /// go by chunks either way. Results differ in rounding only.
+  int chunk_size = 0;
 };
 
 /// Mamba-2's recurrence with a scalar decay a head (Dao and Gu 2024, arXiv

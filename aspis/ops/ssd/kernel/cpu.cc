@@ -20,31 +20,13 @@
 #include "aspis/ops/linear/kernel/matrix.h"
 #include "aspis/ops/linear/kernel/product.h"
 #include "aspis/ops/ssd/kernel/chunk.h"
+#include "aspis/ops/ssd/kernel/parts.h"
+#include "aspis/ops/ssd/kernel/recurrence.h"
 
 namespace aspis::kernel {
 namespace {
 
-/// One sequence with its own states.
-struct Row {
-  int64_t batch = 0, first = 0, length = 0;
-  int64_t slot = 0;  ///< of its first chunk
-  int64_t chunks = 0;
-};
-
-template <typename T>
-std::vector<Row> rows_of(const SsdParams<T>& p) {
-  const SsdShape& s = p.shape;
-  std::vector<Row> rows;
-  int64_t slot = 0;
-  for (int64_t i = 0; i < s.rows(); i++) {
-    Row r{i, 0, s.length, slot, 0};
-    if (s.sequences > 0) r = {0, p.cu_seqlens[i], p.cu_seqlens[i + 1] - p.cu_seqlens[i], slot, 0};
-    r.chunks = div_ceil(r.length, s.chunk);
-    slot += r.chunks;
-    rows.push_back(r);
-  }
-  return rows;
-}
+using namespace ssd_parts;
 
 // Heads of one task of the gradient pass: by the number of heads alone, since
 // the sums over heads follow the tasks.
@@ -52,25 +34,6 @@ int64_t units_per_group(const SsdShape& s) { return std::min<int64_t>(s.group_he
 
 int64_t square_stride(const SsdShape& s) { return (s.chunk + 15) / 16 * 16; }
 int64_t square_size(const SsdShape& s) { return square_stride(s) * s.chunk; }
-
-// Memory of a task, kept between tasks of one thread.
-template <typename T>
-T* scratch(int64_t values) {
-  thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < values) memory.resize(static_cast<size_t>(values));
-  return memory.data();
-}
-
-// Hands out parts of a block of memory.
-template <typename T>
-struct Arena {
-  T* next;
-  T* take(int64_t n) {
-    T* p = next;
-    next += (n + 15) / 16 * 16;
-    return p;
-  }
-};
 
 // What a chunk of a head is, apart from its data.
 template <typename T>
@@ -127,34 +90,6 @@ Chunk<T> chunk_of(const SsdParams<T>& p, const Row& row, int64_t c, int64_t h, c
   return k;
 }
 
-// Steps after bias, softplus and clip, {tokens, H}; 0 at padding.
-template <typename T>
-void fill_steps(const SsdParams<T>& p, T* dt, T* slopes) {
-  const SsdShape& s = p.shape;
-  constexpr int64_t kTokens = 256;
-  parallel_for(div_ceil(s.tokens(), kTokens), [&](int64_t task) {
-    const auto& loops = chunk_loops<T>();
-    const int64_t first = task * kTokens, n = std::min(kTokens, s.tokens() - first);
-    T raw[kTokens], value[kTokens];
-    for (int64_t h = 0; h < s.heads; h++) {
-      for (int64_t i = 0; i < n; i++) raw[i] = p.dt[(first + i) * s.heads + h];
-      const T bias = p.dt_bias ? p.dt_bias[h] : T(0);
-      const auto store = [&](T* to) {
-        for (int64_t i = 0; i < n; i++)
-          to[(first + i) * s.heads + h] = p.seq_idx && p.seq_idx[first + i] < 0 ? T(0) : value[i];
-      };
-      if (dt) {
-        loops.time_steps(n, raw, bias, p.softplus, p.dt_min, p.dt_max, value);
-        store(dt);
-      }
-      if (slopes) {
-        loops.time_slopes(n, raw, bias, p.softplus, p.dt_min, p.dt_max, value);
-        store(slopes);
-      }
-    }
-  });
-}
-
 // scores(s, t) = B_s C_t of one group and chunk.
 template <typename T>
 void fill_scores(const SsdParams<T>& p, int64_t b, int64_t first, int64_t n, int64_t g, T* scores) {
@@ -163,14 +98,6 @@ void fill_scores(const SsdParams<T>& p, int64_t b, int64_t first, int64_t n, int
   pack_transposed(p.C.row(b, first, g), p.C.token, s.state, n, 0, n, packed);
   multiply_packed(n, n, s.state, p.B.row(b, first, g), p.B.token, packed, 0, n, static_cast<const T*>(nullptr),
                   false, scores, square_stride(s));
-}
-
-// {P, N} of the public layout to {N, P}, or back.
-template <typename T>
-void turn(const T* from, int64_t rows, int64_t columns, T* to) {
-  for (int64_t r = 0; r < rows; r++) {
-    for (int64_t c = 0; c < columns; c++) to[c * rows + r] = from[r * columns + c];
-  }
 }
 
 // The definition over one chunk, token by token: where a product with a mask
@@ -204,16 +131,6 @@ bool all_tame(const T* v, int64_t n) {
   return std::isfinite(sum);
 }
 
-// Rows of a head lie a page apart, which hardware prefetching does not follow.
-template <typename T>
-void prefetch_rows(const T* rows, int64_t stride, int64_t n, int64_t width) {
-  if (!rows) return;
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < n; i++) {
-    for (int64_t c = 0; c < width; c += kLine) __builtin_prefetch(rows + i * stride + c);
-  }
-}
-
 // All chunks of one head of one row.
 template <typename T>
 void forward_head(const SsdParams<T>& p, const Row& row, int64_t index, int64_t h, const T* dt, const T* scores) {
@@ -228,7 +145,7 @@ void forward_head(const SsdParams<T>& p, const Row& row, int64_t index, int64_t 
     *packed = memory.take(packed_size(std::max(N, s.chunk), P));
   const T* const none = nullptr;
   if (p.initial_state) {
-    turn(p.initial_state + (index * s.heads + h) * N * P, P, N, state);
+    turn(p.initial_state + (index * s.heads + h) * N * P, N, P, N, state, P);
   } else {
     std::fill_n(state, N * P, T(0));
   }
@@ -271,7 +188,7 @@ void forward_head(const SsdParams<T>& p, const Row& row, int64_t index, int64_t 
       if (p.before_gate) std::fill_n(p.before_gate + at + i * s.heads * P, P, T(0));
     }
   }
-  if (p.final_state) turn(state, N, P, p.final_state + (index * s.heads + h) * N * P);
+  if (p.final_state) turn(state, P, N, P, p.final_state + (index * s.heads + h) * N * P, N);
 }
 
 // Gradient buffers of one row and chunk step.
@@ -394,6 +311,7 @@ int64_t part_size(const SsdShape& s) { return 2 * s.chunk * s.state + square_siz
 }  // namespace
 
 int64_t ssd_workspace(const SsdShape& s) {
+  if (s.recurrent) return ssd_recurrence_workspace(s);
   return s.tokens() * s.heads + s.slots() * s.groups * square_size(s) + 64;
 }
 
@@ -407,6 +325,7 @@ int64_t ssd_vjp_workspace(const SsdShape& s) {
 template <typename T>
 void ssd(const SsdParams<T>& p) {
   const SsdShape& s = p.shape;
+  if (s.recurrent) return ssd_recurrence(p);
   const std::vector<Row> rows = rows_of(p);
   Arena<T> memory{p.workspace};
   T *dt = memory.take(s.tokens() * s.heads), *scores = memory.take(s.slots() * s.groups * square_size(s));
@@ -443,7 +362,7 @@ void ssd_vjp(const SsdVjpParams<T>& q) {
   std::fill_n(dD, s.rows() * H * P, T(0));
   parallel_for(s.rows() * H, [&](int64_t i) {
     if (q.dfinal_state) {
-      turn(q.dfinal_state + i * N * P, P, N, carries + i * N * P);
+      turn(q.dfinal_state + i * N * P, N, P, N, carries + i * N * P, P);
     } else {
       std::fill_n(carries + i * N * P, N * P, T(0));
     }
@@ -509,7 +428,8 @@ void ssd_vjp(const SsdVjpParams<T>& q) {
   }
 
   if (q.dinitial_state) {
-    parallel_for(s.rows() * H, [&](int64_t i) { turn(carries + i * N * P, N, P, q.dinitial_state + i * N * P); });
+    parallel_for(s.rows() * H,
+                 [&](int64_t i) { turn(carries + i * N * P, P, N, P, q.dinitial_state + i * N * P, N); });
   }
   sum_columns(dlogs, s.tokens(), H, partial, q.dA);
   parallel_for(div_ceil(tokens, kPiece), [&](int64_t piece) {

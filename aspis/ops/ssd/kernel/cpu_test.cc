@@ -115,22 +115,75 @@ TEST_CASE("ssd agrees with the recurrence and its adjoint on every instruction s
       CHECK(wide.forward_work.back() == 77);
       CHECK(wide.backward_work.back() == 77);
       compare(Problem<float>(c.shape, c.options).run(), want, 2e-6, 1e-5);
+      SsdShape held = c.shape;
+      held.recurrent = true;
+      Problem<double> registers(held, c.options);
+      compare(registers.run(), want, 1e-13, 1e-12);
+      CHECK(registers.forward_work.back() == 77);
+      compare(Problem<float>(held, c.options).run(), want, 2e-6, 1e-5);
     }
   }
   force_isa("");
 }
 
-TEST_CASE("all chunk sizes give the same") {
+TEST_CASE("all chunk sizes give the same, and both forms") {
   for (const int64_t chunk : {1, 2, 7, 16, 48, 64, 100, 256}) {
-    CAPTURE(chunk);
-    const SsdShape shape{1, 137, 2, 9, 1, 10, chunk};
-    compare(Problem<double>(shape, {}).run(), Problem<double>(shape, {}).reference(), 1e-13, 1e-12);
+    for (const bool recurrent : {false, true}) {
+      CAPTURE(chunk);
+      CAPTURE(recurrent);
+      SsdShape shape{1, 137, 2, 9, 1, 10, chunk};
+      shape.recurrent = recurrent;
+      compare(Problem<double>(shape, {}).run(), Problem<double>(shape, {}).reference(), 1e-13, 1e-12);
+    }
+  }
+}
+
+TEST_CASE("lengths around the spans, blocks and stages of the recurrence") {
+  for (const int64_t length : {1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 255, 256, 257, 519}) {
+    for (const int64_t batch : {1, 3}) {
+      CAPTURE(length);
+      CAPTURE(batch);
+      SsdShape shape{batch, length, 2, 18, 1, 17, 64};
+      shape.recurrent = true;
+      compare(Problem<double>(shape, {}).run(), Problem<double>(shape, {}).reference(), 1e-13, 1e-12);
+    }
+  }
+}
+
+TEST_CASE("a sample does not depend on its batch") {
+  for (const bool recurrent : {false, true}) {
+    SsdShape shape{70, 41, 3, 5, 1, 6, 16}, alone = shape;
+    shape.recurrent = alone.recurrent = recurrent;
+    alone.batch = 1;
+    Problem<float> batch(shape, {}), one(alone, {});
+    one.A = batch.A, one.D = batch.D, one.bias = batch.bias;
+    const int64_t sample = 69;
+    const auto take = [&](const std::vector<float>& from, std::vector<float>& to) {
+      std::copy_n(from.begin() + sample * static_cast<int64_t>(to.size()), to.size(), to.begin());
+    };
+    take(batch.x, one.x), take(batch.z, one.z), take(batch.B, one.B), take(batch.C, one.C);
+    take(batch.dt, one.dt), take(batch.initial, one.initial), take(batch.dout, one.dout);
+    take(batch.dfinal, one.dfinal);
+    const auto many = batch.run(), single = one.run();
+    for (const auto field : {&Results<float>::out, &Results<float>::final_state, &Results<float>::dx,
+                             &Results<float>::dB, &Results<float>::dC, &Results<float>::ddt}) {
+      std::vector<float> part((single.*field).size());
+      take(many.*field, part);
+      CHECK(std::memcmp(part.data(), (single.*field).data(), part.size() * sizeof(float)) == 0);
+    }
   }
 }
 
 TEST_CASE("ssd gives the same bits for 1, 2, 3 and 7 threads") {
-  for (const Case& c : cases()) {
+  std::vector<Case> list = cases();
+  const size_t forms = list.size();
+  for (size_t i = 0; i < forms; i++) {
+    list.push_back(list[i]);
+    list.back().shape.recurrent = true;
+  }
+  for (const Case& c : list) {
     CAPTURE(c.name);
+    CAPTURE(c.shape.recurrent);
     set_num_threads(1);
     const auto one = Problem<float>(c.shape, c.options).run();
     for (const int threads : {2, 3, 7}) {
@@ -148,24 +201,39 @@ TEST_CASE("ssd gives the same bits for 1, 2, 3 and 7 threads") {
 }
 
 TEST_CASE("a NaN or infinity reaches only what comes after it in its sequence") {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-    for (const int64_t token : {0, 5, 12}) {
-      const SsdShape shape{1, 20, 2, 3, 1, 4, 16};
-      Options o;
-      o.z = false;
-      o.seq_idx = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-      const auto clean = Problem<float>(shape, o).run(false);
-      Problem<float> problem(shape, o);
-      problem.x[static_cast<size_t>(token * 6 + 1)] = bad;  // head 0
-      const auto got = problem.run(false);
-      for (int64_t t = 0; t < 20; t++) {
-        CAPTURE(token);
-        CAPTURE(t);
-        const bool hit = !std::isfinite(got.out[static_cast<size_t>(t * 6 + 1)]);
-        CHECK(hit == (t >= token && o.seq_idx[static_cast<size_t>(t)] == o.seq_idx[static_cast<size_t>(token)]));
-        CHECK(std::isfinite(got.out[static_cast<size_t>(t * 6 + 4)]));  // head 1
+  // Borders inside spans and chunks, padding inside and at a border.
+  const std::vector<int32_t> ids = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, -1, -1, 2, 2, 5, 5};
+  enum Where { kX, kB, kC, kDt };
+  for (const bool recurrent : {false, true}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      for (const Where where : {kX, kB, kC, kDt}) {
+        for (int64_t token = 0; token < 20; token++) {
+          SsdShape shape{1, 20, 2, 3, 2, 4, 16};
+          shape.recurrent = recurrent;
+          Options o;
+          o.z = o.D = false;
+          o.seq_idx = ids;
+          Problem<float> problem(shape, o);
+          // Head 0 and its group.
+          if (where == kX) problem.x[static_cast<size_t>(token * 6 + 1)] = bad;
+          if (where == kB) problem.B[static_cast<size_t>(token * 8 + 2)] = bad;
+          if (where == kC) problem.C[static_cast<size_t>(token * 8 + 2)] = bad;
+          if (where == kDt) problem.dt[static_cast<size_t>(token * 2)] = std::numeric_limits<float>::quiet_NaN();
+          const auto got = problem.run(false);
+          CAPTURE(recurrent);
+          CAPTURE(where);
+          CAPTURE(token);
+          const auto same = [&](int64_t t) { return ids[size_t(t)] == ids[size_t(token)] && ids[size_t(t)] >= 0; };
+          for (int64_t t = 0; t < 20; t++) {
+            CAPTURE(t);
+            const bool hit = !std::isfinite(got.out[static_cast<size_t>(t * 6 + 1)]);
+            CHECK(hit == (same(t) && (where == kC ? t == token : t >= token)));
+            CHECK(std::isfinite(got.out[static_cast<size_t>(t * 6 + 4)]));  // head 1
+          }
+          const int64_t place = 1 * 4 + 2;  // of channel 1, state 2
+          CHECK(!std::isfinite(got.final_state[place]) == (where != kC && same(19)));
+        }
       }
-      CHECK(std::isfinite(clean.out[7]));
     }
   }
 }

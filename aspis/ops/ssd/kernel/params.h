@@ -8,8 +8,9 @@ namespace aspis::kernel {
 /// B batch, L length, H heads, P head dimension, G groups of B and C (H % G == 0), N state.
 struct SsdShape {
   int64_t batch = 0, length = 0, heads = 0, headdim = 0, groups = 1, state = 0;
-  int64_t chunk = 64;     ///< tokens that are worked on together, at least 1
-  int64_t sequences = 0;  ///< packed sequences (batch 1), or 0: each sample is one
+  int64_t chunk = 64;      ///< tokens that are worked on together, at least 1
+  int64_t sequences = 0;   ///< packed sequences (batch 1), or 0: each sample is one
+  bool recurrent = false;  ///< forward with the state in registers (recurrence.h), not as products over chunks
 
   int64_t group_heads() const { return heads / groups; }
   /// Independent sequences, each with its own initial and final state.
