@@ -1,0 +1,22 @@
+#pragma once
+
+#include "aspis/ops/mamba3/kernel/params.h"
+
+namespace aspis::kernel {
+
+/// T is float or double. All of these run on the team; results are bit-equal for
+/// every number of threads and do not depend on the rest of the batch.
+template <typename T>
+void mamba3_core(const Mamba3CoreParams<T>& p);
+template <typename T>
+void mamba3_core_vjp(const Mamba3CoreVjpParams<T>& p);
+template <typename T>
+void mamba3_phase(const Mamba3PhaseParams<T>& p);
+template <typename T>
+void mamba3_phase_vjp(const Mamba3PhaseVjpParams<T>& p);
+template <typename T>
+void rotary(const RotaryParams<T>& p);
+template <typename T>
+void rotary_vjp(const RotaryVjpParams<T>& p);
+
+}  // namespace aspis::kernel

@@ -1,0 +1,294 @@
+#include "aspis/ops/mamba3/kernel/cpu.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numbers>
+#include <string>
+#include <vector>
+
+#include "aspis/base/parallel.h"
+#include "aspis/base/rng.h"
+#include "aspis/ops/mamba3/kernel/rotary.h"
+#include "aspis/simd/isa.h"
+
+using namespace aspis;
+using namespace aspis::kernel;
+
+namespace {
+
+template <typename T>
+std::vector<T> draw(const char* name, int64_t n, double scale = 1, double shift = 0) {
+  Rng rng(1, name);
+  std::vector<T> v(static_cast<size_t>(n));
+  for (auto& x : v) x = static_cast<T>(static_cast<float>(shift + scale * rng.normal()));
+  return v;
+}
+
+template <typename A, typename B>
+double error(const std::vector<A>& got, const std::vector<B>& want) {
+  if (got.size() != want.size()) return INFINITY;
+  double worst = 0, largest = 1e-30;
+  for (size_t i = 0; i < want.size(); i++) {
+    if (!std::isfinite(got[i])) return INFINITY;
+    worst = std::max(worst, std::abs(double(got[i]) - double(want[i])));
+    largest = std::max(largest, std::abs(double(want[i])));
+  }
+  return worst / largest;
+}
+
+struct Case {
+  const char* name;
+  Mamba3Shape shape;  // batch, length, heads, rank, headdim, state, angles, chunk
+  std::vector<int32_t> cu = {};
+};
+
+std::vector<Case> cases() {
+  return {{"one", {1, 1, 1, 1, 1, 2, 1, 4}},
+          {"odd sizes", {2, 11, 3, 1, 5, 6, 2, 4}},
+          {"rank 2", {1, 7, 2, 2, 3, 4, 2, 3}},
+          {"rank 3, one chunk", {2, 5, 2, 3, 2, 6, 3, 8}},
+          {"vectors", {1, 70, 2, 1, 64, 32, 8, 64}},
+          {"rank 4", {1, 37, 2, 4, 17, 16, 4, 16}},
+          {"packed", {1, 17, 2, 1, 3, 4, 2, 4}, {0, 1, 1, 7, 17}},
+          {"packed, rank 2", {1, 17, 2, 2, 3, 4, 2, 4}, {0, 9, 17}}};
+}
+
+// All inputs and outputs of the core.
+template <typename T>
+struct Core {
+  Mamba3Shape s;
+  std::vector<int32_t> cu;
+  std::vector<T> log, w, g, v, k, q, initial, dy, dfinal;
+  std::vector<T> y, final, states, dlog, dw, dg, dv, dk, dq, dinitial;
+
+  explicit Core(const Case& c) : s(c.shape), cu(c.cu) {
+    s.sequences = cu.empty() ? 0 : static_cast<int64_t>(cu.size()) - 1;
+    const int64_t tokens = s.tokens() * s.heads, states_size = s.rows() * s.heads * s.state_size();
+    log = draw<T>("log", tokens, 0.5);
+    for (auto& x : log) x = -std::abs(x);
+    w = draw<T>("w", tokens, 0.3, 0.5), g = draw<T>("g", tokens, 0.3, 0.5);
+    v = draw<T>("v", tokens * s.rank * s.headdim);
+    k = draw<T>("k", tokens * s.rank * s.state), q = draw<T>("q", tokens * s.rank * s.state);
+    initial = draw<T>("initial", states_size), dfinal = draw<T>("dfinal", states_size);
+    dy = draw<T>("dy", tokens * s.rank * s.headdim);
+  }
+
+  Mamba3CoreParams<T> params() {
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    y.assign(v.size(), nan), final.assign(initial.size(), nan);
+    states.assign(static_cast<size_t>(s.slots() * s.heads * s.state_size()), nan);
+    return {s,        cu.data(), log.data(),     w.data(), g.data(),     v.data(),
+            k.data(), q.data(),  initial.data(), y.data(), final.data(), states.data()};
+  }
+  void forward() { mamba3_core(params()); }
+  void backward() {
+    const auto p = params();
+    mamba3_core(p);
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    for (auto [d, x] :
+         {std::pair{&dlog, &log}, {&dw, &w}, {&dg, &g}, {&dv, &v}, {&dk, &k}, {&dq, &q}, {&dinitial, &initial}})
+      d->assign(x->size(), nan);
+    mamba3_core_vjp<T>({p, dy.data(), dfinal.data(), dlog.data(), dw.data(), dg.data(), dv.data(), dk.data(),
+                        dq.data(), dinitial.data()});
+  }
+  double loss() {
+    forward();
+    double sum = 0;
+    for (size_t i = 0; i < y.size(); i++) sum += y[i] * dy[i];
+    for (size_t i = 0; i < final.size(); i++) sum += final[i] * dfinal[i];
+    return sum;
+  }
+
+  // The definition, one token at a time.
+  std::pair<std::vector<T>, std::vector<T>> reference() const {
+    std::vector<T> out(v.size()), last(initial);
+    for (int64_t row = 0; row < s.rows(); row++) {
+      const int64_t first = cu.empty() ? row * s.length : cu[row],
+                    end = cu.empty() ? first + s.length : cu[row + 1];
+      for (int64_t h = 0; h < s.heads; h++) {
+        T* const S = last.data() + (row * s.heads + h) * s.state_size();
+        for (int64_t t = first; t < end; t++) {
+          const int64_t at = t * s.heads + h;
+          const T a = std::exp(log[at]);
+          for (int64_t i = 0; i < s.state_size(); i++) S[i] *= a;
+          for (int64_t r = 0; r < s.rank; r++) {
+            const T* const qr = &q[(at * s.rank + r) * s.state];
+            for (int64_t p = 0; p < s.headdim; p++) {
+              T sum = 0;
+              for (int64_t n = 0; n < s.state; n++) sum += S[p * s.state + n] * qr[n];
+              for (int64_t o = 0; o < s.rank; o++) {
+                T dot = 0;
+                for (int64_t n = 0; n < s.state; n++) dot += qr[n] * k[(at * s.rank + o) * s.state + n];
+                sum += g[at] * dot * v[(at * s.rank + o) * s.headdim + p];
+              }
+              out[(at * s.rank + r) * s.headdim + p] = sum;
+            }
+          }
+          for (int64_t r = 0; r < s.rank; r++)
+            for (int64_t p = 0; p < s.headdim; p++)
+              for (int64_t n = 0; n < s.state; n++)
+                S[p * s.state + n] +=
+                    w[at] * v[(at * s.rank + r) * s.headdim + p] * k[(at * s.rank + r) * s.state + n];
+        }
+      }
+    }
+    return {out, last};
+  }
+};
+
+// Central differences of `loss` by every element of `input`.
+std::vector<double> numeric(std::vector<double>& input, const std::function<double()>& loss) {
+  std::vector<double> gradient(input.size());
+  for (size_t i = 0; i < input.size(); i++) {
+    const double kept = input[i], h = 1e-6;
+    input[i] = kept + h;
+    const double up = loss();
+    input[i] = kept - h;
+    gradient[i] = (up - loss()) / (2 * h);
+    input[i] = kept;
+  }
+  return gradient;
+}
+
+}  // namespace
+
+TEST_CASE("the core is the recurrence, and its gradients are finite differences, on every instruction set") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const Case& c : cases()) {
+      CAPTURE(isa);
+      CAPTURE(c.name);
+      Core<double> core(c);
+      core.backward();
+      const auto [out, last] = core.reference();
+      CHECK(error(core.y, out) < 1e-13);
+      CHECK(error(core.final, last) < 1e-13);
+      Core<float> single(c);
+      single.backward();
+      CHECK(error(single.y, out) < 2e-6);
+      CHECK(error(single.final, last) < 2e-6);
+      const Core<double> exact = core;
+      CHECK(error(single.dlog, exact.dlog) < 1e-5);
+      CHECK(error(single.dw, exact.dw) < 1e-5);
+      CHECK(error(single.dg, exact.dg) < 1e-5);
+      CHECK(error(single.dv, exact.dv) < 1e-5);
+      CHECK(error(single.dk, exact.dk) < 1e-5);
+      CHECK(error(single.dq, exact.dq) < 1e-5);
+      CHECK(error(single.dinitial, exact.dinitial) < 1e-5);
+      if (core.v.size() * core.k.size() > 40000) continue;
+      const auto loss = [&] { return core.loss(); };
+      CHECK(error(numeric(core.log, loss), exact.dlog) < 1e-7);
+      CHECK(error(numeric(core.w, loss), exact.dw) < 1e-7);
+      CHECK(error(numeric(core.g, loss), exact.dg) < 1e-7);
+      CHECK(error(numeric(core.v, loss), exact.dv) < 1e-7);
+      CHECK(error(numeric(core.k, loss), exact.dk) < 1e-7);
+      CHECK(error(numeric(core.q, loss), exact.dq) < 1e-7);
+      CHECK(error(numeric(core.initial, loss), exact.dinitial) < 1e-7);
+    }
+  }
+  force_isa("");
+}
+
+TEST_CASE("the core gives the same bits for 1, 2, 3 and 7 threads") {
+  for (const Case& c : cases()) {
+    set_num_threads(1);
+    Core<float> one(c);
+    one.backward();
+    for (const int threads : {2, 3, 7}) {
+      set_num_threads(threads);
+      Core<float> many(c);
+      many.backward();
+      CHECK(many.y == one.y);
+      CHECK(many.final == one.final);
+      CHECK(many.dlog == one.dlog);
+      CHECK(many.dk == one.dk);
+      CHECK(many.dq == one.dq);
+      CHECK(many.dv == one.dv);
+      CHECK(many.dg == one.dg);
+      CHECK(many.dw == one.dw);
+      CHECK(many.dinitial == one.dinitial);
+    }
+  }
+  set_num_threads(0);
+}
+
+TEST_CASE("sine and cosine are right to a few units in the last place") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    const int64_t n = 4001;
+    std::vector<double> x(n), c(n), s(n);
+    std::vector<float> xf(n), cf(n), sf(n);
+    for (int64_t i = 0; i < n; i++) xf[i] = static_cast<float>(x[i] = static_cast<double>(i - 2000) * std::numbers::pi / 1000);
+    rotary_loops<double>().sincos(n, x.data(), c.data(), s.data());
+    rotary_loops<float>().sincos(n, xf.data(), cf.data(), sf.data());
+    double worst = 0, worst_single = 0;
+    for (int64_t i = 0; i < n; i++) {
+      worst = std::max({worst, std::abs(c[i] - std::cos(x[i])), std::abs(s[i] - std::sin(x[i]))});
+      const double exact = xf[i];
+      worst_single =
+          std::max({worst_single, std::abs(cf[i] - std::cos(exact)), std::abs(sf[i] - std::sin(exact))});
+    }
+    CHECK(worst < 4e-16);
+    CHECK(worst_single < 1.2e-7);
+  }
+  force_isa("");
+}
+
+TEST_CASE("phase and rotation agree with the definition, their gradients with finite differences") {
+  for (const Case& c : cases()) {
+    for (const auto pairs : {RotaryPairs::kAdjacent, RotaryPairs::kHalf}) {
+      CAPTURE(c.name);
+      Mamba3Shape s = c.shape;
+      s.sequences = c.cu.empty() ? 0 : static_cast<int64_t>(c.cu.size()) - 1;
+      if (s.tokens() > 40) continue;
+      const int64_t tokens = s.tokens();
+      auto angle = draw<double>("angle", tokens * s.angles), dt = draw<double>("dt", tokens * s.heads, 0.2, 0.6);
+      auto initial = draw<double>("initial", s.rows() * s.heads * s.angles, 0.5, 3);
+      auto x = draw<double>("x", tokens * s.heads * s.rank * s.state);
+      const auto dy = draw<double>("dy", static_cast<int64_t>(x.size()));
+      const auto extra = draw<double>("extra", tokens * s.heads * s.angles);
+      std::vector<double> phi(tokens * s.heads * s.angles), y(x.size());
+      const Mamba3PhaseParams<double> phase{s, c.cu.data(), angle.data(), dt.data(), initial.data(), phi.data()};
+      const RotaryParams<double> turn{s, pairs, x.data(), phi.data(), y.data()};
+      const auto loss = [&] {
+        mamba3_phase(phase);
+        rotary(turn);
+        double sum = 0;
+        for (size_t i = 0; i < y.size(); i++) sum += y[i] * dy[i];
+        for (size_t i = 0; i < phi.size(); i++) sum += std::sin(phi[i]) * extra[i];  // knows nothing of full turns
+        return sum;
+      };
+      loss();
+      // The definition of the phase, by the row of each token.
+      for (int64_t row = 0; row < s.rows(); row++) {
+        const int64_t first = c.cu.empty() ? row * s.length : c.cu[row],
+                      end = c.cu.empty() ? first + s.length : c.cu[row + 1];
+        for (int64_t h = 0; h < s.heads; h++) {
+          for (int64_t i = 0; i < s.angles; i++) {
+            double p = initial[(row * s.heads + h) * s.angles + i];
+            for (int64_t t = first; t < end; t++) {
+              p += std::numbers::pi * std::tanh(angle[t * s.angles + i]) * dt[t * s.heads + h];
+              const double got = phi[(t * s.heads + h) * s.angles + i];
+              CHECK(std::abs(std::remainder(got - p, 2 * std::numbers::pi)) < 1e-12);
+              CHECK(got >= -1e-12);
+              CHECK(got < 2 * std::numbers::pi + 1e-12);
+            }
+          }
+        }
+      }
+      std::vector<double> dphi(phi.size()), dx(x.size()), dangle(angle.size()), ddt(dt.size()),
+          dinitial(initial.size());
+      rotary_vjp<double>({turn, dy.data(), dx.data(), dphi.data()});
+      for (size_t i = 0; i < phi.size(); i++) dphi[i] += std::cos(phi[i]) * extra[i];
+      mamba3_phase_vjp<double>({phase, dphi.data(), dangle.data(), ddt.data(), dinitial.data()});
+      CHECK(error(numeric(x, loss), dx) < 1e-7);
+      CHECK(error(numeric(angle, loss), dangle) < 1e-7);
+      CHECK(error(numeric(dt, loss), ddt) < 1e-7);
+      CHECK(error(numeric(initial, loss), dinitial) < 1e-7);
+    }
+  }
+}

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+
+namespace aspis::kernel {
+
+/// B batch, L length, H heads, R rank, P head dimension, N state, S rotary angles.
+struct Mamba3Shape {
+  int64_t batch = 0, length = 0, heads = 0, rank = 1, headdim = 0, state = 0, angles = 0;
+  int64_t chunk = 64;     ///< tokens that are worked on together
+  int64_t sequences = 0;  ///< packed sequences (batch 1), or 0: each sample is one
+
+  int64_t rows() const { return sequences > 0 ? sequences : batch; }
+  int64_t tokens() const { return batch * length; }
+  int64_t slots() const {
+    return sequences > 0 ? length / chunk + sequences : batch * ((length + chunk - 1) / chunk);
+  }
+  int64_t state_size() const { return headdim * state; }
+};
+
+/// The recurrence of a head, everything dense (README.md, "core"):
+///
+///     y_t^r = (a_t h) q_t^r + g_t sum_r' (q_t^r k_t^r') v_t^r'
+///     h     = a_t h + w_t sum_r v_t^r (x) k_t^r            a_t = exp(log_t), h {P, N}
+template <typename T>
+struct Mamba3CoreParams {
+  Mamba3Shape shape;
+  const int32_t* cu_seqlens = nullptr;                 ///< {sequences + 1} if there are any
+  const T *log = nullptr, *w = nullptr, *g = nullptr;  ///< {B, L, H}, log <= 0
+  const T* v = nullptr;                                ///< {B, L, H, R, P}
+  const T *k = nullptr, *q = nullptr;                  ///< {B, L, H, R, N}
+  const T* initial = nullptr;                          ///< {rows, H, P, N}
+  T* y = nullptr;                                      ///< {B, L, H, R, P}
+  T* final = nullptr;                                  ///< {rows, H, P, N}
+  T* states = nullptr;                                 ///< null or {slots, H, N, P}: before each chunk
+};
+
+template <typename T>
+struct Mamba3CoreVjpParams {
+  Mamba3CoreParams<T> in;     ///< with states
+  const T* dy = nullptr;      ///< {B, L, H, R, P}
+  const T* dfinal = nullptr;  ///< {rows, H, P, N}
+  T *dlog = nullptr, *dw = nullptr, *dg = nullptr;
+  T *dv = nullptr, *dk = nullptr, *dq = nullptr;
+  T* dinitial = nullptr;
+};
+
+/// phi_t = (phi_{t-1} + pi tanh(angle_t) dt_t) mod 2 pi, per head and angle.
+template <typename T>
+struct Mamba3PhaseParams {
+  Mamba3Shape shape;
+  const int32_t* cu_seqlens = nullptr;
+  const T* angle = nullptr;    ///< {B, L, S}
+  const T* dt = nullptr;       ///< {B, L, H}
+  const T* initial = nullptr;  ///< {rows, H, S}
+  T* phi = nullptr;            ///< {B, L, H, S}
+};
+
+template <typename T>
+struct Mamba3PhaseVjpParams {
+  Mamba3PhaseParams<T> in;  ///< phi is not used
+  const T* dphi = nullptr;
+  T *dangle = nullptr, *ddt = nullptr, *dinitial = nullptr;
+};
+
+/// Which values of a vector of N turn together: neighbours (2i, 2i + 1), or
+/// (i, i + N / 2).
+enum class RotaryPairs : int { kAdjacent, kHalf };
+
+/// Turns the first S pairs of each of R vectors by phi: {tokens, H, R, N} by
+/// {tokens, H, S}.
+template <typename T>
+struct RotaryParams {
+  Mamba3Shape shape;
+  RotaryPairs pairs = RotaryPairs::kAdjacent;
+  const T *x = nullptr, *phi = nullptr;
+  T* y = nullptr;
+};
+
+template <typename T>
+struct RotaryVjpParams {
+  RotaryParams<T> in;  ///< y holds what the forward pass wrote
+  const T* dy = nullptr;
+  T *dx = nullptr, *dphi = nullptr;
+};
+
+}  // namespace aspis::kernel

@@ -1,0 +1,195 @@
+// Phases that grow with the time steps, and the rotation of key and query by them.
+
+#include "aspis/ops/mamba3/kernel/rotary.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "aspis/base/parallel.h"
+#include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/simd/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "aspis/ops/mamba3/kernel/rotary.cc"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include "aspis/ops/mamba3/kernel/rotary-inl.h"
+
+#if HWY_ONCE
+namespace aspis::kernel {
+
+HWY_EXPORT(fill_rotary);
+
+template <typename T>
+const RotaryLoops<T>& rotary_loops() {
+  struct Tables {
+    decltype(&HWY_STATIC_DISPATCH(fill_rotary)) made_by = nullptr;
+    RotaryLoops<float> single;
+    RotaryLoops<double> wide;
+  };
+  thread_local Tables tables;
+  const auto fill = HWY_DYNAMIC_DISPATCH(fill_rotary);
+  if (tables.made_by != fill) {
+    fill(tables.single, tables.wide);
+    tables.made_by = fill;
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    return tables.single;
+  } else {
+    return tables.wide;
+  }
+}
+
+namespace {
+
+constexpr int64_t kTokens = 64;  // of a task
+
+struct Span {
+  int64_t first, last;  // tokens of all
+};
+template <typename T>
+Span span_of(const Mamba3PhaseParams<T>& p, int64_t row) {
+  const Mamba3Shape& s = p.shape;
+  if (s.sequences > 0) return {p.cu_seqlens[row], p.cu_seqlens[row + 1]};
+  return {row * s.length, (row + 1) * s.length};
+}
+
+// pi tanh(angle) of all tokens.
+template <typename T>
+std::vector<T> all_turns(const Mamba3PhaseParams<T>& p) {
+  const int64_t n = p.shape.tokens() * p.shape.angles, each = 4096;
+  std::vector<T> turns(static_cast<size_t>(n));
+  parallel_for(div_ceil(n, each), [&](int64_t task) {
+    const int64_t first = task * each;
+    rotary_loops<T>().turns(std::min(each, n - first), p.angle + first, turns.data() + first);
+  });
+  return turns;
+}
+
+// The places of pair i in a vector.
+struct Pair {
+  int64_t a, b;
+};
+Pair pair_of(const Mamba3Shape& s, RotaryPairs pairs, int64_t i) {
+  if (pairs == RotaryPairs::kAdjacent) return {2 * i, 2 * i + 1};
+  return {i, i + s.state / 2};
+}
+
+}  // namespace
+
+template <typename T>
+void mamba3_phase(const Mamba3PhaseParams<T>& p) {
+  const Mamba3Shape& s = p.shape;
+  const std::vector<T> turns = all_turns(p);
+  parallel_for(s.rows() * s.heads, [&](int64_t task) {
+    const auto& loops = rotary_loops<T>();
+    const int64_t h = task % s.heads;
+    const auto [first, last] = span_of(p, task / s.heads);
+    std::vector<T> phi(p.initial + task * s.angles, p.initial + (task + 1) * s.angles);
+    for (int64_t t = first; t < last; t++) {
+      loops.advance(s.angles, p.dt[t * s.heads + h], turns.data() + t * s.angles, phi.data());
+      std::copy(phi.begin(), phi.end(), p.phi + (t * s.heads + h) * s.angles);
+    }
+  });
+}
+
+template <typename T>
+void mamba3_phase_vjp(const Mamba3PhaseVjpParams<T>& d) {
+  const Mamba3PhaseParams<T>& p = d.in;
+  const Mamba3Shape& s = p.shape;
+  const int64_t S = s.angles;
+  const std::vector<T> turns = all_turns(p);
+  // The gradient of every turn dt pi tanh(angle): sums over the later tokens.
+  std::vector<T> later(static_cast<size_t>(s.tokens() * s.heads * S));
+  parallel_for(s.rows() * s.heads, [&](int64_t task) {
+    const int64_t h = task % s.heads;
+    const auto [first, last] = span_of(p, task / s.heads);
+    T* const sum = d.dinitial + task * S;  // ends as the gradient of the first phase
+    std::fill_n(sum, S, T(0));
+    for (int64_t t = last - 1; t >= first; t--) {
+      const int64_t at = t * s.heads + h;
+      T ddt = 0;
+      for (int64_t i = 0; i < S; i++) {
+        sum[i] += d.dphi[at * S + i];
+        later[static_cast<size_t>(at * S + i)] = sum[i];
+        ddt += sum[i] * turns[static_cast<size_t>(t * S + i)];
+      }
+      d.ddt[at] = ddt;
+    }
+  });
+  parallel_for(div_ceil(s.tokens(), kTokens), [&](int64_t task) {
+    for (int64_t t = task * kTokens; t < std::min(s.tokens(), (task + 1) * kTokens); t++) {
+      T* const g = d.dangle + t * S;
+      std::fill_n(g, S, T(0));
+      for (int64_t h = 0; h < s.heads; h++) {
+        const T dt = p.dt[t * s.heads + h];
+        for (int64_t i = 0; i < S; i++) g[i] += dt * later[static_cast<size_t>((t * s.heads + h) * S + i)];
+      }
+      rotary_loops<T>().turns_vjp(S, p.angle + t * S, g);
+    }
+  });
+}
+
+template <typename T>
+void rotary(const RotaryParams<T>& p) {
+  const Mamba3Shape& s = p.shape;
+  const int64_t S = s.angles, N = s.state, vectors = s.tokens() * s.heads;
+  parallel_for(div_ceil(vectors, kTokens), [&](int64_t task) {
+    std::vector<T> cosine(static_cast<size_t>(S)), sine(cosine);
+    for (int64_t at = task * kTokens; at < std::min(vectors, (task + 1) * kTokens); at++) {
+      rotary_loops<T>().sincos(S, p.phi + at * S, cosine.data(), sine.data());
+      for (int64_t r = at * s.rank; r < (at + 1) * s.rank; r++) {
+        const T* const x = p.x + r * N;
+        T* const y = p.y + r * N;
+        std::copy_n(x, N, y);
+        for (int64_t i = 0; i < S; i++) {
+          const auto [a, b] = pair_of(s, p.pairs, i);
+          y[a] = x[a] * cosine[static_cast<size_t>(i)] - x[b] * sine[static_cast<size_t>(i)];
+          y[b] = x[a] * sine[static_cast<size_t>(i)] + x[b] * cosine[static_cast<size_t>(i)];
+        }
+      }
+    }
+  });
+}
+
+template <typename T>
+void rotary_vjp(const RotaryVjpParams<T>& d) {
+  const RotaryParams<T>& p = d.in;
+  const Mamba3Shape& s = p.shape;
+  const int64_t S = s.angles, N = s.state, vectors = s.tokens() * s.heads;
+  parallel_for(div_ceil(vectors, kTokens), [&](int64_t task) {
+    std::vector<T> cosine(static_cast<size_t>(S)), sine(cosine);
+    for (int64_t at = task * kTokens; at < std::min(vectors, (task + 1) * kTokens); at++) {
+      rotary_loops<T>().sincos(S, p.phi + at * S, cosine.data(), sine.data());
+      T* const dphi = d.dphi + at * S;
+      std::fill_n(dphi, S, T(0));
+      for (int64_t r = at * s.rank; r < (at + 1) * s.rank; r++) {
+        const T *const y = p.y + r * N, *const dy = d.dy + r * N;
+        T* const dx = d.dx + r * N;
+        std::copy_n(dy, N, dx);
+        for (int64_t i = 0; i < S; i++) {
+          const auto [a, b] = pair_of(s, p.pairs, i);
+          dx[a] = dy[a] * cosine[static_cast<size_t>(i)] + dy[b] * sine[static_cast<size_t>(i)];
+          dx[b] = dy[b] * cosine[static_cast<size_t>(i)] - dy[a] * sine[static_cast<size_t>(i)];
+          dphi[i] += y[a] * dy[b] - y[b] * dy[a];
+        }
+      }
+    }
+  });
+}
+
+template const RotaryLoops<float>& rotary_loops<float>();
+template const RotaryLoops<double>& rotary_loops<double>();
+template void mamba3_phase(const Mamba3PhaseParams<float>&);
+template void mamba3_phase(const Mamba3PhaseParams<double>&);
+template void mamba3_phase_vjp(const Mamba3PhaseVjpParams<float>&);
+template void mamba3_phase_vjp(const Mamba3PhaseVjpParams<double>&);
+template void rotary(const RotaryParams<float>&);
+template void rotary(const RotaryParams<double>&);
+template void rotary_vjp(const RotaryVjpParams<float>&);
+template void rotary_vjp(const RotaryVjpParams<double>&);
+
+}  // namespace aspis::kernel
+#endif
