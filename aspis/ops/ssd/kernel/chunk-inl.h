@@ -152,6 +152,29 @@ HWY_ATTR void row_dots(int64_t n, int64_t width, const T* a, int64_t a_stride, c
 }
 
 template <typename T>
+HWY_ATTR void add_column_dots(int64_t n, int64_t width, const T* a, const T* b, int64_t stride, T* sum, T* dots) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t c = 0; c < width; c += lanes) {
+    const size_t m = static_cast<size_t>(HWY_MIN(lanes, width - c));
+    auto s0 = hn::Zero(d), s1 = s0;
+    const auto row = [&](int64_t r) HWY_ATTR {
+      const int64_t at = r * stride + c;
+      const auto v = simd::LoadTail(d, a + at, m);
+      simd::StoreTail(hn::Add(v, simd::LoadTail(d, sum + at, m)), d, sum + at, m);
+      return v;
+    };
+    int64_t r = 0;
+    for (; r + 2 <= n; r += 2) {
+      s0 = hn::MulAdd(row(r), simd::LoadTail(d, b + r * stride + c, m), s0);
+      s1 = hn::MulAdd(row(r + 1), simd::LoadTail(d, b + (r + 1) * stride + c, m), s1);
+    }
+    if (r < n) s0 = hn::MulAdd(row(r), simd::LoadTail(d, b + r * stride + c, m), s0);
+    simd::StoreTail(hn::Add(s0, s1), d, dots + c, m);
+  }
+}
+
+template <typename T>
 HWY_ATTR void finish(int64_t n, int64_t width, T* y, const T* x, int64_t x_stride, const T* D, bool channel_D,
                      const T* z, int64_t z_stride, T* out, int64_t out_stride, T* before_gate) {
   const hn::ScalableTag<T> d;
@@ -272,8 +295,9 @@ HWY_ATTR void step(int64_t headdim, int64_t state, T a, T dt, const T* x, const 
 
 template <typename T>
 ChunkLoops<T> loops() {
-  return {&weigh<T>,    &weigh_vjp<T>, &span_sums<T>,  &scale_rows<T>,  &add_rows<T>,     &row_dots<T>, &finish<T>,
-          &gate_vjp<T>, &skip_vjp<T>,  &time_steps<T>, &time_slopes<T>, &exponentials<T>, &step<T>};
+  return {&weigh<T>,      &weigh_vjp<T>,       &span_sums<T>,    &scale_rows<T>, &add_rows<T>,
+          &row_dots<T>,   &add_column_dots<T>, &finish<T>,       &gate_vjp<T>,   &skip_vjp<T>,
+          &time_steps<T>, &time_slopes<T>,     &exponentials<T>, &step<T>};
 }
 
 HWY_ATTR void fill_loops(ChunkLoops<float>& single, ChunkLoops<double>& wide) {

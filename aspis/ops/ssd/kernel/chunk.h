@@ -34,6 +34,8 @@ struct ChunkLoops {
                    int64_t to_stride);
   /// dots_i = <a_i, b_i>.
   void (*row_dots)(int64_t n, int64_t width, const T* a, int64_t a_stride, const T* b, int64_t b_stride, T* dots);
+  /// sum += a, both {n, width}; dots {width} = the products of a and b, summed over the rows.
+  void (*add_column_dots)(int64_t n, int64_t width, const T* a, const T* b, int64_t stride, T* sum, T* dots);
   /// out_i = y_i = y_i + D x_i, then gated if z: out_i = y_i silu(z_i). D null, one value or {width}.
   void (*finish)(int64_t n, int64_t width, T* y, const T* x, int64_t x_stride, const T* D, bool channel_D,
                  const T* z, int64_t z_stride, T* out, int64_t out_stride, T* before_gate);

@@ -191,39 +191,47 @@ void forward_head(const SsdParams<T>& p, const Row& row, int64_t index, int64_t 
   if (p.final_state) turn(state, P, N, P, p.final_state + (index * s.heads + h) * N * P, N);
 }
 
+// Tokens after which the squares of a chunk are cut: less of their empty half is computed.
+constexpr int64_t kHalf = 32;
+
 // Gradient buffers of one row and chunk step.
 template <typename T>
 struct Parts {
-  T *dB = nullptr, *dC = nullptr, *dscores = nullptr;  ///< of a unit
+  T *dB = nullptr, *dC = nullptr;  ///< {N, Q}, as the products leave them
+  T* dscores = nullptr;            ///< square
 };
 
 // One head of one chunk, backwards. `carry` {N, P} is the gradient of the state
-// that leaves, on return of the one that enters. Adds to `part`.
+// that leaves, on return of the one that enters. Adds to `part`. `C_turned` is
+// {N, Q}; `more`: the next head follows.
 template <typename T>
-void backward_head(const SsdVjpParams<T>& q, const Row& row, int64_t c, int64_t h, const T* dt, const T* scores,
-                   T* carry, const Parts<T>& part, T* dD, T* dsteps, T* dlogs) {
+void backward_head(const SsdVjpParams<T>& q, const Row& row, int64_t c, int64_t h, bool more, const T* dt,
+                   const T* scores, const T* C_turned, T* carry, const Parts<T>& part, T* dD, T* dsteps,
+                   T* dlogs) {
   const SsdParams<T>& p = q.in;
   const SsdShape& s = p.shape;
   const auto& loops = chunk_loops<T>();
   const int64_t P = s.headdim, N = s.state, Q = s.chunk, g = h / s.group_heads(), stride = square_stride(s);
-  const int64_t widest = std::max({N, P, Q});
-  const int64_t values = 2 * Q * P + 2 * Q * N + 3 * square_size(s) +
-                         std::max({packed_size(widest, P), packed_size(P, widest), packed_size(Q, P)}) + 16 * Q +
-                         512;
+  const int64_t values =
+      5 * Q * P + Q * N + 3 * square_size(s) + packed_size(std::max(N, Q), P) + packed_size(P, Q) + 16 * Q + 512;
   Arena<T> memory{scratch<T>(values)};
-  T *G = memory.take(Q * P), *scaled = memory.take(Q * P), *direct = memory.take(Q * N),
-    *dweights = memory.take(square_size(s)), *weights = memory.take(square_size(s)),
-    *spans = memory.take(square_size(s)), *direct_dots = memory.take(Q), *dlog = memory.take(Q),
-    *dw = memory.take(Q), *column = memory.take(stride + 16),
-    *packed = memory.take(std::max({packed_size(widest, P), packed_size(P, widest), packed_size(Q, P)}));
+  T *G = memory.take(Q * P), *x = memory.take(Q * P), *dx = memory.take(Q * P), *into_G = memory.take(Q * P),
+    *given = memory.take(Q * P), *direct = memory.take(Q * N), *dweights = memory.take(square_size(s)),
+    *weights = memory.take(square_size(s)), *spans = memory.take(square_size(s)), *direct_dots = memory.take(Q),
+    *dlog = memory.take(Q), *dw = memory.take(Q), *column = memory.take(stride + 16),
+    *packed = memory.take(std::max(packed_size(std::max(N, Q), P), packed_size(P, Q)));
   const Chunk<T> k = chunk_of(p, row, c, h, dt, memory);
   const T* const none = nullptr;
   const int64_t at = ((k.batch * s.length + k.first) * s.heads + h) * P, token = s.heads * P;
-  const T *x = p.x.row(k.batch, k.first, h), *B = p.B.row(k.batch, k.first, g), *C = p.C.row(k.batch, k.first, g);
+  const T *B = p.B.row(k.batch, k.first, g), *C = p.C.row(k.batch, k.first, g);
   const T* const state = p.states + ((row.slot + c) * s.heads + h) * N * P;
-  T* const dx = q.dx + at;
+  const auto padding = [&](int64_t i) { return p.seq_idx && p.seq_idx[k.batch * s.length + k.first + i] < 0; };
 
-  // G: the gradient of the output before the gate; zero at padding.
+  // Rows of a head lie a page apart and would fall into a few sets of the
+  // cache: dense copies. G is the gradient of the output before the gate, zero
+  // at padding.
+  for (int64_t i = 0; i < k.n; i++) std::copy_n(p.x.row(k.batch, k.first + i, h), P, x + i * P);
+  prefetch_rows(q.dx + at, token, k.n, P);
   if (p.z) {
     loops.gate_vjp(k.n, P, q.dout + at, p.before_gate + at, token, p.z.row(k.batch, k.first, h), p.z.token, G,
                    q.dz + at);
@@ -231,65 +239,82 @@ void backward_head(const SsdVjpParams<T>& q, const Row& row, int64_t c, int64_t 
     for (int64_t i = 0; i < k.n; i++) std::copy_n(q.dout + at + i * token, P, G + i * P);
   }
   for (int64_t i = 0; p.seq_idx && i < k.n; i++) {
-    if (p.seq_idx[k.batch * s.length + k.first + i] >= 0) continue;
+    if (!padding(i)) continue;
     std::fill_n(G + i * P, P, T(0));
     if (p.z) std::fill_n(q.dz + at + i * token, P, T(0));
   }
+  if (more) {
+    prefetch_rows(p.x.row(k.batch, k.first, h + 1), p.x.token, k.n, P);
+    prefetch_rows(q.dout + at + P, token, k.n, P);
+  }
 
-  // Inside the chunk: dW(s, t) = x_s G_t.
-  pack_transposed(G, P, P, k.n, 0, k.n, packed);
-  multiply_packed(k.n, k.n, P, x, p.x.token, packed, 0, k.n, none, false, dweights, stride);
+  // Inside the chunk: dW(s, t) = x_s G_t for t >= s, in two halves of t.
+  const int64_t half = k.n > kHalf ? kHalf : 0, rest = k.n - half;
+  if (half > 0) {
+    pack_transposed(G, P, P, half, 0, half, packed);
+    multiply_packed(half, half, P, x, P, packed, 0, half, none, false, dweights, stride);
+  }
+  pack_transposed(G + half * P, P, P, rest, 0, rest, packed);
+  multiply_packed(k.n, rest, P, x, P, packed, 0, rest, none, false, dweights + half, stride);
   loops.weigh_vjp({k.n, stride, k.sums, k.segments, k.dt}, scores, dweights, weights, part.dscores, spans, dw);
   std::fill_n(dlog, k.n, T(0));
   loops.span_sums(k.n, stride, spans, column, dlog);
+  if (more && p.z) {
+    prefetch_rows(p.z.row(k.batch, k.first, h + 1), p.z.token, k.n, P);
+    prefetch_rows(p.before_gate + at + P, token, k.n, P);
+  }
 
   // dx = out_of (B carry) + W G + D G
   pack(carry, P, N, P, 0, P, packed);
-  multiply_packed(k.n, P, N, B, p.B.token, packed, 0, P, none, false, dx, token);
-  loops.row_dots(k.n, P, x, p.x.token, dx, token, direct_dots);  // x_s carry^T B_s
-  loops.scale_rows(k.n, P, k.out_of, dx, token, dx, token);
-  pack(G, P, k.n, P, 0, P, packed);
-  multiply_packed(k.n, P, k.n, weights, stride, packed, 0, P, none, true, dx, token);
-  if (p.D) loops.skip_vjp(k.n, P, G, x, p.x.token, p.D + (p.channel_D ? h * P : h), p.channel_D, dx, token, dD);
+  multiply_packed(k.n, P, N, B, p.B.token, packed, 0, P, none, false, dx, P);
+  loops.row_dots(k.n, P, x, P, dx, P, direct_dots);  // x_s carry^T B_s
+  loops.scale_rows(k.n, P, k.out_of, dx, P, dx, P);
+  pack(G + half * P, P, rest, P, 0, P, packed);
+  multiply_packed(k.n, P, rest, weights + half, stride, packed, 0, P, none, true, dx, P);
+  if (half > 0) {
+    pack(G, P, half, P, 0, P, packed);
+    multiply_packed(half, P, half, weights, stride, packed, 0, P, none, true, dx, P);
+  }
+  if (p.D) loops.skip_vjp(k.n, P, G, x, P, p.D + (p.channel_D ? h * P : h), p.channel_D, dx, P, dD);
+  for (int64_t i = 0; i < k.n; i++) {
+    if (padding(i)) std::fill_n(dx + i * P, P, T(0));
+    std::copy_n(dx + i * P, P, q.dx + at + i * token);
+  }
 
   // What a token gave to the state that leaves decays over all later tokens.
-  T given = 0;
+  T gave = 0;
   for (int64_t i = 0; i < k.n; i++) {
     dw[i] += k.reach[i] * direct_dots[i];
-    dlog[i] += given;
-    given += k.out_of[i] * direct_dots[i];
+    dlog[i] += gave;
+    gave += k.out_of[i] * direct_dots[i];
   }
-  // dB += out_of (x carry^T)
-  pack_transposed(carry, P, P, N, 0, N, packed);
-  multiply_packed(k.n, N, P, x, p.x.token, packed, 0, N, none, false, direct, N);
-  loops.add_rows(k.n, N, k.out_of, direct, N, part.dB, N);
+  // dB^T += carry (out_of x)^T: of the two ways round the one that transposes less.
+  loops.scale_rows(k.n, P, k.out_of, x, P, given, P);
+  pack_transposed(given, P, P, k.n, 0, k.n, packed);
+  multiply_packed(N, k.n, P, carry, P, packed, 0, k.n, none, true, part.dB, Q);
 
-  // dC += into (G state^T); what the entering state gives decays over all tokens up to there.
-  pack_transposed(state, P, P, N, 0, N, packed);
-  multiply_packed(k.n, N, P, G, P, packed, 0, N, none, false, direct, N);
-  loops.row_dots(k.n, N, C, p.C.token, direct, N, direct_dots);
-  loops.add_rows(k.n, N, k.into, direct, N, part.dC, N);
+  // dC^T += state (into G)^T; what the entering state gives decays over all tokens up to there.
+  loops.scale_rows(k.n, P, k.into, G, P, into_G, P);
+  pack_transposed(into_G, P, P, k.n, 0, k.n, packed);
+  multiply_packed(N, k.n, P, state, P, packed, 0, k.n, none, false, direct, Q);
+  loops.add_column_dots(N, k.n, direct, C_turned, Q, part.dC, direct_dots);
   T whole = 0;
   loops.row_dots(1, N * P, state, 0, carry, 0, &whole);
   T taken = k.through == T(0) ? T(0) : k.through * whole;
   for (int64_t i = k.n - 1; i >= 0; i--) {
-    taken += k.into[i] * direct_dots[i];
+    taken += direct_dots[i];
     dlog[i] += taken;
   }
 
   // carry = through carry + C^T (into G)
-  loops.scale_rows(k.n, P, k.into, G, P, scaled, P);
   loops.scale_rows(1, N * P, &k.through, carry, 0, carry, 0);
-  multiply_transposed(N, P, k.n, C, p.C.token, scaled, P, true, carry, P);
+  multiply_transposed(N, P, k.n, C, p.C.token, into_G, P, true, carry, P);
 
   for (int64_t i = 0; i < k.n; i++) {
     const int64_t place = (k.batch * s.length + k.first + i) * s.heads + h;
     dsteps[place] = dw[i] + p.A[h] * dlog[i];
     dlogs[place] = k.dt[i] * dlog[i];
-    if (p.seq_idx && p.seq_idx[k.batch * s.length + k.first + i] < 0) {
-      std::fill_n(dx + i * token, P, T(0));
-      dsteps[place] = dlogs[place] = 0;
-    }
+    if (padding(i)) dsteps[place] = dlogs[place] = 0;
   }
 }
 
@@ -306,6 +331,7 @@ void sum_columns(const T* from, int64_t rows, int64_t columns, T* partial, T* to
 }
 
 constexpr int64_t kPiece = 4096;  // values of a task of a simple sum
+int64_t turned_size(const SsdShape& s) { return s.chunk * s.state; }
 int64_t part_size(const SsdShape& s) { return 2 * s.chunk * s.state + square_size(s); }
 
 }  // namespace
@@ -319,7 +345,7 @@ int64_t ssd_vjp_workspace(const SsdShape& s) {
   const int64_t tokens = s.tokens() * s.heads, units = s.groups * units_per_group(s);
   return 4 * tokens + div_ceil(s.tokens(), int64_t{512}) * s.heads + s.heads +
          s.rows() * s.heads * s.state_size() + s.rows() * s.heads * s.headdim + s.heads * s.headdim +
-         s.rows() * (s.groups * square_size(s) + units * part_size(s)) + 256;
+         s.rows() * (s.groups * (square_size(s) + turned_size(s)) + units * part_size(s)) + 256;
 }
 
 template <typename T>
@@ -357,6 +383,7 @@ void ssd_vjp(const SsdVjpParams<T>& q) {
     *slopes = memory.take(tokens), *partial = memory.take(div_ceil(s.tokens(), int64_t{512}) * H),
     *carries = memory.take(s.rows() * H * N * P), *dD = memory.take(s.rows() * H * P),
     *dD_sum = memory.take(H * P), *scores = memory.take(s.rows() * s.groups * square_size(s)),
+    *C_turned = memory.take(s.rows() * s.groups * turned_size(s)),
     *parts = memory.take(s.rows() * all_units * part_size(s));
   fill_steps(p, dt, slopes);
   std::fill_n(dD, s.rows() * H * P, T(0));
@@ -382,8 +409,9 @@ void ssd_vjp(const SsdVjpParams<T>& q) {
       const int64_t index = task / s.groups;
       if (chunk_at(index) < 0) return;
       const auto [first, n] = span(index);
-      fill_scores(p, rows[static_cast<size_t>(index)].batch, first, n, task % s.groups,
-                  scores + task * square_size(s));
+      const int64_t b = rows[static_cast<size_t>(index)].batch, g = task % s.groups;
+      fill_scores(p, b, first, n, g, scores + task * square_size(s));
+      turn(p.C.row(b, first, g), p.C.token, n, N, C_turned + task * turned_size(s), s.chunk);
     });
     parallel_for(s.rows() * all_units, [&](int64_t task) {
       const int64_t index = task / all_units, unit = task % all_units, g = unit / units;
@@ -394,8 +422,9 @@ void ssd_vjp(const SsdVjpParams<T>& q) {
       const int64_t first = g * s.group_heads() + unit % units * unit_heads;
       const int64_t last = std::min((g + 1) * s.group_heads(), first + unit_heads);
       for (int64_t h = first; h < last; h++) {
-        backward_head(q, rows[static_cast<size_t>(index)], chunk_at(index), h, dt,
-                      scores + (index * s.groups + g) * square_size(s), carries + (index * H + h) * N * P, sums,
+        backward_head(q, rows[static_cast<size_t>(index)], chunk_at(index), h, h + 1 < last, dt,
+                      scores + (index * s.groups + g) * square_size(s),
+                      C_turned + (index * s.groups + g) * turned_size(s), carries + (index * H + h) * N * P, sums,
                       dD + (index * H + h) * P, dsteps, dlogs);
       }
     });
@@ -414,16 +443,15 @@ void ssd_vjp(const SsdVjpParams<T>& q) {
       const int64_t b = rows[static_cast<size_t>(index)].batch, stride = square_stride(s);
       T* const sum = parts + (index * all_units + g * units) * part_size(s);
       // dB_s += sum over t of dscores(s, t) C_t; dC_t += sum over s of dscores(s, t) B_s
-      T* const dscores = sum + 2 * s.chunk * N;
+      const T* const dscores = sum + 2 * s.chunk * N;
+      const int64_t token = s.groups * N, to = (b * s.length + first) * token + g * N;
+      turn(sum, s.chunk, N, n, q.dB + to, token);
+      turn(sum + s.chunk * N, s.chunk, N, n, q.dC + to, token);
       T* const packed = scratch<T>(packed_size(n, N));
       pack(p.C.row(b, first, g), p.C.token, n, N, 0, N, packed);
-      multiply_packed(n, N, n, dscores, stride, packed, 0, N, static_cast<const T*>(nullptr), true, sum, N);
-      multiply_transposed(n, N, n, dscores, stride, p.B.row(b, first, g), p.B.token, true, sum + s.chunk * N, N);
-      for (int64_t i = 0; i < n; i++) {
-        const int64_t to = ((b * s.length + first + i) * s.groups + g) * N;
-        std::copy_n(sum + i * N, N, q.dB + to);
-        std::copy_n(sum + (s.chunk + i) * N, N, q.dC + to);
-      }
+      multiply_packed(n, N, n, dscores, stride, packed, 0, N, static_cast<const T*>(nullptr), true, q.dB + to,
+                      token);
+      multiply_transposed(n, N, n, dscores, stride, p.B.row(b, first, g), p.B.token, true, q.dC + to, token);
     });
   }
 
