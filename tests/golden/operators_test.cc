@@ -15,6 +15,7 @@
 #include "aspis/base/file.h"
 #include "aspis/io/array_io.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
+#include "aspis/ops/mamba3/mamba3.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 #include "aspis/ops/ssd/ssd.h"
 
@@ -153,6 +154,31 @@ TEST_CASE("ssd has PyTorch's values and gradients") {
   check("ssd_channel_d_limit", [&](const Named& in) { return run(in, true, {0.4, 1.2}); });
   check("ssd_sequences", [&](const Named& in) { return run(in, true, none); });
   check("ssd_bare", [&](const Named& in) { return run(in, false, none); });
+}
+
+TEST_CASE("mamba3 has PyTorch's values and gradients") {
+  const auto run = [](const Named& in, RotaryPairing pairing, AActivation activation) {
+    Mamba3Options o;
+    o.angle = in.at("angle"), o.dt_bias = in.at("dt_bias");
+    o.B_norm_weight = in.at("B_norm_weight"), o.C_norm_weight = in.at("C_norm_weight");
+    o.B_bias = in.at("B_bias"), o.C_bias = in.at("C_bias"), o.D = in.at("D"), o.z = in.at("z");
+    o.mimo_x = optional(in, "mimo_x"), o.mimo_z = optional(in, "mimo_z"), o.mimo_o = optional(in, "mimo_o");
+    o.out_norm_weight = optional(in, "out_norm_weight");
+    o.pairing = pairing, o.A_activation = activation;
+    o.initial_state = Mamba3State{in.at("angle_state"), in.at("ssm_state"), in.at("k_state"), in.at("v_state")};
+    auto [out, state] =
+        mamba3_with_state(in.at("x"), in.at("B"), in.at("C"), in.at("dd_dt"), in.at("dd_A"), in.at("trap"), o);
+    return Named{{"out", out},
+                 {"angle_state", state.angle},
+                 {"ssm_state", state.ssm},
+                 {"k_state", state.k},
+                 {"v_state", state.v}};
+  };
+  const auto adjacent = RotaryPairing::kAdjacent, half = RotaryPairing::kHalf;
+  check("mamba3_siso", [&](const Named& in) { return run(in, adjacent, AActivation::kHeavyTail); });
+  check("mamba3_siso_norm", [&](const Named& in) { return run(in, adjacent, AActivation::kSoftplus); });
+  check("mamba3_mimo", [&](const Named& in) { return run(in, half, AActivation::kHeavyTail); });
+  check("mamba3_mimo_norm", [&](const Named& in) { return run(in, half, AActivation::kHeavyTail); });
 }
 
 }  // namespace

@@ -31,6 +31,7 @@ struct Dims {
 struct Recurrent {
   std::string name;
   std::vector<std::string> token_inputs;
+  double precision = 2e-6;             ///< of float32 over up to 300 tokens; a looser one carries its reason
   std::vector<std::string> linear_in;  ///< the output is linear in these and the state together; may be empty
   std::function<Named(const Dims&, Rng&)> draw;
   std::function<std::vector<mx::array>(int batch)> zero_state;

@@ -278,8 +278,8 @@ TEST_CASE("float32 results stay within a bound of the float64 ones") {
     const Problem p = draw(op, rng, mx::float32, 300);
     const Result single = op.run(p.in, p.state);
     const Result fine = op.run(cast(p.in, mx::float64), cast(p.state, mx::float64));
-    CHECK(error(single.out, fine.out) < 2e-6);
-    for (size_t i = 0; i < fine.state.size(); i++) CHECK(error(single.state[i], fine.state[i]) < 2e-6);
+    CHECK(error(single.out, fine.out) < op.precision);
+    for (size_t i = 0; i < fine.state.size(); i++) CHECK(error(single.state[i], fine.state[i]) < op.precision);
   });
 }
 

@@ -1,0 +1,355 @@
+#include "aspis/ops/mamba3/mamba3.h"
+
+#include <doctest/doctest.h>
+#include <mlx/ops.h>
+#include <mlx/random.h>
+#include <mlx/transforms.h>
+
+#include <cmath>
+#include <functional>
+#include <numbers>
+#include <string>
+
+#include "aspis/base/error.h"
+#include "aspis/ops/harness/harness_doctest.h"
+#include "aspis/ops/mamba3/mamba3_cases.h"
+
+using namespace aspis;
+
+namespace {
+
+mx::array normal(const mx::Shape& shape, int seed, double scale = 1, mx::Dtype dtype = mx::float64) {
+  return mx::astype(mx::multiply(mx::random::normal(shape, mx::float32, mx::random::key(seed)),
+                                 mx::array(static_cast<float>(scale))),
+                    dtype);
+}
+
+struct Problem {
+  mx::array x, B, C, dd_dt, dd_A, trap;
+  Mamba3Options options;
+};
+
+Problem make_problem(int batch, int length, int heads, int headdim, int rank, int groups, int state, int angles,
+                     mx::Dtype dtype = mx::float64) {
+  const auto draw = [&](mx::Shape shape, int seed, double scale = 1) { return normal(shape, seed, scale, dtype); };
+  Problem p{draw({batch, length, heads, headdim}, 1),
+            draw({batch, length, rank, groups, state}, 2),
+            draw({batch, length, rank, groups, state}, 3),
+            draw({batch, length, heads}, 4, 0.7),
+            draw({batch, length, heads}, 5),
+            draw({batch, length, heads}, 6),
+            {}};
+  Mamba3Options& o = p.options;
+  o.angle = draw({batch, length, angles}, 7);
+  o.dt_bias = draw({heads}, 8, 0.3);
+  o.B_norm_weight = mx::abs(draw({state}, 9)), o.C_norm_weight = mx::abs(draw({state}, 10));
+  o.B_bias = draw({heads, rank, state}, 11), o.C_bias = draw({heads, rank, state}, 12);
+  o.D = draw({heads}, 13);
+  o.z = draw({batch, length, heads, headdim}, 14);
+  if (rank > 1) {
+    o.mimo_x = draw({heads, rank, headdim}, 15), o.mimo_z = draw({heads, rank, headdim}, 16);
+    o.mimo_o = draw({heads, rank, headdim}, 17);
+    o.pairing = RotaryPairing::kHalf;
+  }
+  return p;
+}
+
+Mamba3State random_state(int sequences, int heads, int headdim, int rank, int state, int angles) {
+  return {mx::abs(normal({sequences, heads, angles}, 20)), normal({sequences, heads, headdim, state}, 21),
+          normal({sequences, rank, heads, state}, 22), normal({sequences, heads, headdim}, 23)};
+}
+
+std::pair<mx::array, Mamba3State> run(const Problem& p) {
+  return mamba3_with_state(p.x, p.B, p.C, p.dd_dt, p.dd_A, p.trap, p.options);
+}
+
+mx::array cut(const mx::array& a, int axis, int from, int to) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  start[axis] = from, stop[axis] = to;
+  return mx::slice(a, start, stop);
+}
+
+// Tokens [from, to) with another state in front.
+Problem tokens(const Problem& p, int from, int to, std::optional<Mamba3State> state) {
+  Problem q = p;
+  for (auto* a : {&q.x, &q.B, &q.C, &q.dd_dt, &q.dd_A, &q.trap}) *a = cut(*a, 1, from, to);
+  q.options.angle = cut(*p.options.angle, 1, from, to);
+  if (p.options.z) q.options.z = cut(*p.options.z, 1, from, to);
+  q.options.initial_state = std::move(state);
+  q.options.cu_seqlens.clear();
+  return q;
+}
+
+double difference(const mx::array& a, const mx::array& b) {
+  REQUIRE(a.shape() == b.shape());
+  if (a.size() == 0) return 0;
+  return mx::astype(mx::max(mx::abs(mx::subtract(a, b))), mx::float32).item<float>();
+}
+
+void expect_same(const Mamba3State& a, const Mamba3State& b, double tolerance) {
+  CHECK(difference(mx::sin(a.angle), mx::sin(b.angle)) < tolerance);
+  CHECK(difference(a.ssm, b.ssm) < tolerance);
+  CHECK(difference(a.k, b.k) < tolerance);
+  CHECK(difference(a.v, b.v) < tolerance);
+}
+
+}  // namespace
+
+TEST_CASE("mamba3 conforms on every instruction set") { harness::expect_conforms(mamba3_entry()); }
+
+TEST_CASE("a sequence cut anywhere, with its state carried on, gives the same as the whole") {
+  for (const int rank : {1, 2}) {
+    Problem p = make_problem(2, 70, 2, 3, rank, 1, 4, 2);
+    p.options.chunk_size = 16;
+    p.options.initial_state = random_state(2, 2, 3, rank, 4, 2);
+    const auto [out, state] = run(p);
+    for (int at = 1; at < 70; at++) {
+      CAPTURE(at);
+      const auto [first, middle] = run(tokens(p, 0, at, p.options.initial_state));
+      const auto [second, last] = run(tokens(p, at, 70, middle));
+      CHECK(difference(mx::concatenate({first, second}, 1), out) < 1e-11);
+      expect_same(last, state, 1e-11);
+    }
+  }
+}
+
+TEST_CASE("single steps are the whole; a step takes {B, ..} inputs (#1014, #1022)") {
+  for (const int rank : {1, 3}) {
+    Problem p = make_problem(3, 9, 2, 5, rank, 2, 6, 3);
+    const auto [out, last] = run(p);
+    Mamba3State state = mamba3_zero_state(3, 2, rank, 5, 6, 3, mx::float64);
+    for (int t = 0; t < 9; t++) {
+      const auto at = [&](const mx::array& a) { return mx::squeeze(cut(a, 1, t, t + 1), 1); };
+      Mamba3Options o = p.options;
+      o.angle = at(*o.angle), o.z = at(*o.z);
+      auto [y, next] = mamba3_step(state, at(p.x), at(p.B), at(p.C), at(p.dd_dt), at(p.dd_A), at(p.trap), o);
+      CHECK(difference(y, at(out)) < 1e-11);
+      state = next;
+    }
+    expect_same(state, last, 1e-11);
+  }
+}
+
+TEST_CASE("#911: packed sequences are the separate ones, phases and last values included") {
+  for (const int rank : {1, 2}) {
+    Problem p = make_problem(1, 60, 2, 3, rank, 1, 4, 2);
+    p.options.chunk_size = 8;
+    p.options.cu_seqlens = {0, 1, 3, 3, 19, 36, 60};
+    p.options.initial_state = random_state(6, 2, 3, rank, 4, 2);
+    const auto [out, state] = run(p);
+    for (int i = 0; i < 6; i++) {
+      CAPTURE(i);
+      const auto own = [&](const mx::array& a) { return cut(a, 0, i, i + 1); };
+      const Mamba3State& all = *p.options.initial_state;
+      const Mamba3State mine{own(all.angle), own(all.ssm), own(all.k), own(all.v)};
+      const int first = p.options.cu_seqlens[i], last = p.options.cu_seqlens[i + 1];
+      const Mamba3State got{own(state.angle), own(state.ssm), own(state.k), own(state.v)};
+      if (first == last) {
+        expect_same(got, mine, 1e-15);
+        continue;
+      }
+      const auto [y, next] = run(tokens(p, first, last, mine));
+      CHECK(difference(cut(out, 1, first, last), y) < 1e-11);
+      expect_same(got, next, 1e-11);
+    }
+  }
+}
+
+TEST_CASE("all chunk sizes give the same") {
+  Problem p = make_problem(1, 45, 2, 4, 2, 1, 6, 2);
+  p.options.chunk_size = 1;
+  const auto want = run(p).first;
+  for (const int chunk : {2, 7, 16, 45, 100}) {
+    p.options.chunk_size = chunk;
+    CHECK(difference(run(p).first, want) < 1e-11);
+  }
+}
+
+TEST_CASE("lambda near 1 and no angles: the operator of Mamba-2") {
+  Problem p = make_problem(1, 20, 2, 3, 1, 1, 4, 1);
+  p.options.angle = std::nullopt;
+  p.options.B_bias = p.options.C_bias = std::nullopt;
+  p.options.z = std::nullopt;
+  p.trap = mx::full({1, 20, 2}, 40.0, mx::float64);  // sigmoid is 1 to the last digit
+  const auto out = run(p).first;
+  p.trap = mx::full({1, 20, 2}, 60.0, mx::float64);
+  CHECK(difference(out, run(p).first) < 1e-13);
+  p.trap = mx::full({1, 20, 2}, 0.0, mx::float64);  // the classical trapezoid differs
+  CHECK(difference(out, run(p).first) > 1e-3);
+}
+
+TEST_CASE("#962: both activations of A, and no gradient where the floor holds") {
+  Problem p = make_problem(1, 6, 2, 3, 1, 1, 4, 1);
+  p.dd_A = mx::full({1, 6, 2}, -1e9, mx::float64);  // heavy tail: -1e-9, below the floor
+  const auto loss = [&](const mx::array& a) {
+    return mx::sum(mamba3(p.x, p.B, p.C, p.dd_dt, a, p.trap, p.options));
+  };
+  CHECK(difference(mx::grad(loss)(p.dd_A), mx::zeros({1, 6, 2}, mx::float64)) == 0);
+  const auto heavy = run(p).first;
+  p.options.A_activation = AActivation::kSoftplus;
+  CHECK(difference(heavy, run(p).first) < 1e-12);  // both are at the floor
+  p.dd_A = mx::full({1, 6, 2}, 1.0, mx::float64);
+  const auto soft = run(p).first;
+  p.options.A_activation = AActivation::kHeavyTail;
+  CHECK(difference(soft, run(p).first) > 1e-3);
+}
+
+TEST_CASE("#1024: head dimensions that no vector divides, values beside the output untouched") {
+  for (const int headdim : {1, 40, 63, 65, 80}) {
+    const Problem p = make_problem(1, 5, 2, headdim, 1, 1, 4, 1);
+    const auto [out, last] = run(p);
+    const auto one = run(tokens(p, 0, 5, {}));
+    CHECK(mx::array_equal(out, one.first).item<bool>());
+    CHECK(mx::all(mx::isfinite(out)).item<bool>());
+    CHECK(out.shape() == mx::Shape{1, 5, 2, headdim});
+  }
+}
+
+TEST_CASE("131,072 tokens with angles that walk: float32 stays near float64") {
+  const int length = 131072;
+  Problem p = make_problem(1, length, 1, 2, 1, 1, 4, 2, mx::float32);
+  p.options.z = std::nullopt;
+  p.dd_dt = p.dd_dt - 4.0f;
+  const auto single = run(p);
+  const auto wide = [](const mx::array& a) { return mx::astype(a, mx::float64); };
+  Problem q{wide(p.x), wide(p.B), wide(p.C), wide(p.dd_dt), wide(p.dd_A), wide(p.trap), p.options};
+  for (auto* a : {&q.options.angle, &q.options.dt_bias, &q.options.B_norm_weight, &q.options.C_norm_weight,
+                  &q.options.B_bias, &q.options.C_bias, &q.options.D}) {
+    *a = wide(**a);
+  }
+  const auto fine = run(q);
+  const double scale = mx::astype(mx::max(mx::abs(fine.first)), mx::float32).item<float>();
+  // Phases are reduced at every token; their float32 sum is good to about 1e-4.
+  CHECK(difference(single.first, fine.first) < 1e-3 * scale);
+}
+
+TEST_CASE("mamba3 refuses what does not fit with one sentence") {
+  const Problem siso = make_problem(2, 6, 4, 3, 1, 2, 6, 2, mx::float32);
+  const Problem mimo = make_problem(2, 6, 4, 3, 2, 2, 6, 2, mx::float32);
+  const auto ones = [](mx::Shape s, mx::Dtype d = mx::float32) { return mx::ones(std::move(s), d); };
+  struct Row {
+    const Problem& from;
+    std::function<void(Problem&)> change;
+    const char* says;
+  };
+  const std::vector<Row> rows = {
+      {siso,
+       [&](Problem& q) {
+         q.x = ones({2, 6, 12});
+       },
+       "x must have shape {B, L, H, P}; got {2, 6, 12}"},
+      {siso,
+       [&](Problem& q) {
+         q.x = ones({2, 6, 0, 3});
+       },
+       "x needs at least one head and one channel"},
+      {siso,
+       [&](Problem& q) {
+         q.B = ones({2, 5, 1, 2, 6});
+       },
+       "B must have shape {B, L, R, G, N} or {B, L, G, N} with {2, 6} in front"},
+      {siso,
+       [&](Problem& q) {
+         q.C = ones({2, 6, 1, 2, 4});
+       },
+       "C must have shape that of B = {2, 6, 1, 2, 6}"},
+      {siso,
+       [&](Problem& q) {
+         q.B = q.C = ones({2, 6, 1, 3, 6});
+       },
+       "the groups of B must divide H = 4; got 3"},
+      {siso,
+       [&](Problem& q) {
+         q.B = q.C = ones({2, 6, 1, 2, 0});
+       },
+       "B needs a rank and a state of at least 1"},
+      {siso,
+       [&](Problem& q) {
+         q.dd_dt = ones({2, 6, 3});
+       },
+       "dd_dt must have shape {B, L, H} = {2, 6, 4}; got {2, 6, 3}"},
+      {siso,
+       [&](Problem& q) {
+         q.dd_A = ones({2, 6});
+       },
+       "dd_A must have shape {B, L, H}"},
+      {siso,
+       [&](Problem& q) {
+         q.trap = ones({2, 4, 6});
+       },
+       "trap must have shape {B, L, H}"},
+      {siso,
+       [&](Problem& q) {
+         q.options.angle = ones({2, 6});
+       },
+       "angle must have shape {B, L, A}"},
+      {siso,
+       [&](Problem& q) {
+         q.options.angle = ones({2, 6, 4});
+       },
+       "the angles must be 1 to N / 2 = 3; got 4"},
+      {siso,
+       [&](Problem& q) {
+         q.B = q.C = ones({2, 6, 1, 2, 5});
+       },
+       "the state size N must be even with angles; got 5"},
+      {siso, [&](Problem& q) { q.options.dt_bias = ones({3}); }, "dt_bias must have shape {H} = {4}"},
+      {siso, [&](Problem& q) { q.options.B_norm_weight = ones({5}); }, "B_norm_weight must have shape {N} = {6}"},
+      {siso,
+       [&](Problem& q) {
+         q.options.C_bias = ones({4, 6});
+       },
+       "C_bias must have shape {H, R, N} = {4, 1, 6}"},
+      {siso,
+       [&](Problem& q) {
+         q.options.D = ones({4, 3});
+       },
+       "D must have shape {H} = {4}"},
+      {siso,
+       [&](Problem& q) {
+         q.options.z = ones({2, 6, 4});
+       },
+       "z must have shape {B, L, H, P} = {2, 6, 4, 3}"},
+      {siso, [&](Problem& q) { q.options.out_norm_weight = ones({12}); },
+       "out_norm_weight must have shape {H, P} = {4, 3}"},
+      {siso, [&](Problem& q) { q.options.A_floor = -1; }, "A_floor must not be negative"},
+      {siso, [&](Problem& q) { q.options.eps = -1; }, "eps must not be negative"},
+      {siso, [&](Problem& q) { q.options.chunk_size = -2; },
+       "chunk_size must be positive, or 0 to choose; got -2"},
+      {siso,
+       [&](Problem& q) {
+         q.options.cu_seqlens = {0, 6};
+       },
+       "cu_seqlens needs a batch of 1"},
+      {siso,
+       [&](Problem& q) {
+         q.x = ones({2, 6, 4, 3}, mx::int32);
+       },
+       "x must be a real floating-point array; got int32"},
+      {siso, [&](Problem& q) { q.options.initial_state = mamba3_zero_state(1, 4, 1, 3, 6, 2); },
+       "initial_state.angle must have shape {S, H, A} = {2, 4, 2}"},
+      {mimo, [&](Problem& q) { q.options.mimo_x = std::nullopt; },
+       "a rank above 1 needs mimo_x and mimo_o; got rank 2"},
+      {mimo, [&](Problem& q) { q.options.mimo_o = std::nullopt; },
+       "a rank above 1 needs mimo_x and mimo_o; got rank 2"},
+      {mimo,
+       [&](Problem& q) {
+         q.options.mimo_z = ones({4, 1, 3});
+       },
+       "mimo_z must have shape {H, R, P} = {4, 2, 3}"},
+      {mimo, [&](Problem& q) { q.options.z = std::nullopt; }, "mimo_z needs the gate z"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.says);
+    Problem q = row.from;
+    row.change(q);
+    std::string message;
+    try {
+      run(q);
+    } catch (const Error& e) {
+      message = e.what();
+    }
+    CAPTURE(message);
+    CHECK(message.find(std::string("[mamba3] ") + row.says) != std::string::npos);
+  }
+}

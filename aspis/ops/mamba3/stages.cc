@@ -1,0 +1,450 @@
+#include "aspis/ops/mamba3/stages.h"
+
+#include <mlx/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <numbers>
+
+#include "aspis/ops/common/composed.h"
+#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/mamba3/kernel/cpu.h"
+
+namespace aspis::mamba3_stages {
+namespace {
+
+using Borders = std::shared_ptr<const std::vector<int32_t>>;
+
+Borders borders_of(const std::vector<int32_t>& cu) {
+  return cu.empty() ? nullptr : std::make_shared<const std::vector<int32_t>>(cu);
+}
+
+bool composed(mx::Stream stream) { return ops::choose_back_end("mamba3", stream) == ops::BackEnd::kComposed; }
+
+mx::array part(const mx::array& a, int axis, int first, int last, mx::Stream s) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  start[axis] = first, stop[axis] = last;
+  return mx::slice(a, start, stop, s);
+}
+
+// Calls run(first, last, row) for each sequence and joins what it returns along
+// the tokens and along the sequences.
+template <typename Run>
+std::vector<mx::array> by_sequence(const std::vector<int32_t>& cu, const Run& run, mx::Stream s) {
+  std::vector<std::vector<mx::array>> columns;
+  for (size_t i = 0; i + 1 < cu.size(); i++) {
+    const std::vector<mx::array> parts = run(cu[i], cu[i + 1], static_cast<int>(i));
+    columns.resize(parts.size());
+    for (size_t k = 0; k < parts.size(); k++) columns[k].push_back(parts[k]);
+  }
+  std::vector<mx::array> joined;
+  for (size_t k = 0; k < columns.size(); k++) joined.push_back(mx::concatenate(columns[k], k == 0 ? 1 : 0, s));
+  return joined;
+}
+
+// --- phase -------------------------------------------------------------------
+
+kernel::Mamba3Shape phase_shape(const Arrays& in, const Borders& cu) {
+  kernel::Mamba3Shape s;
+  s.batch = in[1].shape(0), s.length = in[1].shape(1), s.heads = in[1].shape(2), s.angles = in[0].shape(2);
+  s.sequences = cu ? static_cast<int64_t>(cu->size()) - 1 : 0;
+  return s;
+}
+
+template <typename T>
+kernel::Mamba3PhaseParams<T> phase_params(mx::cpu::CommandEncoder& encoder, const Arrays& in, const Borders& cu,
+                                          const char* name) {
+  return {phase_shape(in, cu),
+          cu ? cu->data() : nullptr,
+          ops::packed<T>(encoder, in[0], name),
+          ops::packed<T>(encoder, in[1], name),
+          ops::packed<T>(encoder, in[2], name),
+          nullptr};
+}
+
+// {angle, dt, initial, dphi} -> gradients of the first three
+class PhaseVjp : public ops::CpuPrimitive {
+ public:
+  PhaseVjp(mx::Stream stream, Borders cu) : CpuPrimitive(stream), cu_(std::move(cu)) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      kernel::Mamba3PhaseVjpParams<T> d;
+      d.in = phase_params<T>(encoder, in, cu_, name());
+      d.dphi = ops::packed<T>(encoder, in[3], name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      d.dangle = out[0].data<T>(), d.ddt = out[1].data<T>(), d.dinitial = out[2].data<T>();
+      encoder.dispatch([d, cu = cu_] { kernel::mamba3_phase_vjp(d); });
+    });
+  }
+  const char* name() const override { return "mamba3_phase_vjp"; }
+
+ private:
+  const Borders cu_;
+};
+
+class Phase : public ops::CpuPrimitive {
+ public:
+  Phase(mx::Stream stream, Borders cu) : CpuPrimitive(stream), cu_(std::move(cu)) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      auto p = phase_params<T>(encoder, in, cu_, name());
+      ops::allocate(encoder, out[0], name());
+      p.phi = out[0].data<T>();
+      encoder.dispatch([p, cu = cu_] { kernel::mamba3_phase(p); });
+    });
+  }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays&) override {
+    Arrays inputs = primals;
+    inputs.push_back(cotangents[0]);
+    const Arrays all =
+        mx::array::make_arrays({primals[0].shape(), primals[1].shape(), primals[2].shape()},
+                               {3, primals[0].dtype()}, std::make_shared<PhaseVjp>(stream(), cu_), inputs);
+    Arrays wanted;
+    for (const int i : argnums) wanted.push_back(all[i]);
+    return wanted;
+  }
+  const char* name() const override { return "mamba3_phase"; }
+
+ private:
+  const Borders cu_;
+};
+
+// --- rotation ----------------------------------------------------------------
+
+kernel::Mamba3Shape rotary_shape(const Arrays& in) {
+  kernel::Mamba3Shape s;
+  s.batch = in[0].shape(0), s.length = in[0].shape(1), s.heads = in[0].shape(2), s.rank = in[0].shape(3);
+  s.state = in[0].shape(4), s.angles = in[1].shape(3);
+  return s;
+}
+
+kernel::RotaryPairs pairs_of(RotaryPairing pairing) {
+  return pairing == RotaryPairing::kAdjacent ? kernel::RotaryPairs::kAdjacent : kernel::RotaryPairs::kHalf;
+}
+
+// {x, phi, y, dy} -> dx, dphi
+class RotaryVjp : public ops::CpuPrimitive {
+ public:
+  RotaryVjp(mx::Stream stream, RotaryPairing pairing) : CpuPrimitive(stream), pairing_(pairing) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      kernel::RotaryVjpParams<T> d;
+      d.in = {rotary_shape(in), pairs_of(pairing_), nullptr, ops::packed<T>(encoder, in[1], name()),
+              const_cast<T*>(ops::packed<T>(encoder, in[2], name()))};
+      d.dy = ops::packed<T>(encoder, in[3], name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      d.dx = out[0].data<T>(), d.dphi = out[1].data<T>();
+      encoder.dispatch([d] { kernel::rotary_vjp(d); });
+    });
+  }
+  const char* name() const override { return "rotary_vjp"; }
+
+ private:
+  const RotaryPairing pairing_;
+};
+
+class Rotary : public ops::CpuPrimitive {
+ public:
+  Rotary(mx::Stream stream, RotaryPairing pairing) : CpuPrimitive(stream), pairing_(pairing) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      kernel::RotaryParams<T> p{rotary_shape(in), pairs_of(pairing_), ops::packed<T>(encoder, in[0], name()),
+                                ops::packed<T>(encoder, in[1], name()), nullptr};
+      ops::allocate(encoder, out[0], name());
+      p.y = out[0].data<T>();
+      encoder.dispatch([p] { kernel::rotary(p); });
+    });
+  }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override {
+    const Arrays both = mx::array::make_arrays({primals[0].shape(), primals[1].shape()}, {2, primals[0].dtype()},
+                                               std::make_shared<RotaryVjp>(stream(), pairing_),
+                                               {primals[0], primals[1], outputs[0], cotangents[0]});
+    Arrays wanted;
+    for (const int i : argnums) wanted.push_back(both[i]);
+    return wanted;
+  }
+  const char* name() const override { return "rotary"; }
+
+ private:
+  const RotaryPairing pairing_;
+};
+
+// Sine and cosine from MLX operations: its own are good to 3e-7 in float64 too.
+std::pair<mx::array, mx::array> sine_cosine(const mx::array& x, mx::Stream s) {
+  if (x.dtype() != mx::float64) return {mx::sin(x, s), mx::cos(x, s)};
+  const auto c = [&](double v) { return mx::array(v, mx::float64); };
+  const auto quarter = mx::floor(mx::add(mx::multiply(x, c(2 / std::numbers::pi), s), c(0.5), s), s);
+  const auto r = mx::subtract(x, mx::multiply(mx::stop_gradient(quarter, s), c(std::numbers::pi / 2), s), s);
+  const auto z = mx::multiply(r, r, s);
+  // Taylor to r^19: |r| <= pi / 4 leaves 1e-18.
+  mx::array sine = c(0), cosine = c(0);
+  double odd = 1, even = 1;
+  std::vector<double> odds, evens;
+  for (int k = 0; k < 10; k++) {
+    odds.push_back(odd), evens.push_back(even);
+    odd /= -(2 * k + 2.0) * (2 * k + 3.0);
+    even /= -(2 * k + 1.0) * (2 * k + 2.0);
+  }
+  for (int k = 9; k >= 0; k--) {
+    sine = mx::add(mx::multiply(sine, z, s), c(odds[k]), s);
+    cosine = mx::add(mx::multiply(cosine, z, s), c(evens[k]), s);
+  }
+  sine = mx::multiply(sine, r, s);
+  const auto turn =
+      mx::subtract(quarter, mx::multiply(c(4), mx::floor(mx::multiply(quarter, c(0.25), s), s), s), s);
+  const auto is = [&](double v) { return mx::equal(turn, c(v), s); };
+  const auto choose = [&](const mx::array& a, const mx::array& b) {
+    return mx::where(is(0), a, mx::where(is(1), b, mx::where(is(2), mx::negative(a, s), mx::negative(b, s), s), s),
+                     s);
+  };
+  return {choose(sine, cosine), choose(cosine, mx::negative(sine, s))};
+}
+
+mx::array rotate_composed(const mx::array& x, const mx::array& phi, RotaryPairing pairing, mx::Stream s) {
+  const int N = x.shape(4), A = phi.shape(3), last = 4;
+  const auto [sine, cosine] = sine_cosine(mx::expand_dims(phi, 3, s), s);
+  const auto turned = [&](const mx::array& a, const mx::array& b) {
+    return std::pair(mx::subtract(mx::multiply(a, cosine, s), mx::multiply(b, sine, s), s),
+                     mx::add(mx::multiply(a, sine, s), mx::multiply(b, cosine, s), s));
+  };
+  if (pairing == RotaryPairing::kHalf) {
+    const auto [a, b] = turned(part(x, last, 0, A, s), part(x, last, N / 2, N / 2 + A, s));
+    return mx::concatenate({a, part(x, last, A, N / 2, s), b, part(x, last, N / 2 + A, N, s)}, last, s);
+  }
+  mx::Shape pairs = x.shape();
+  pairs.back() = A;
+  pairs.push_back(2);
+  const auto head = mx::reshape(part(x, last, 0, 2 * A, s), pairs, s);
+  const auto [a, b] = turned(mx::squeeze(part(head, 5, 0, 1, s), 5, s), mx::squeeze(part(head, 5, 1, 2, s), 5, s));
+  mx::Shape flat = x.shape();
+  flat.back() = 2 * A;
+  return mx::concatenate({mx::reshape(mx::stack({a, b}, 5, s), flat, s), part(x, last, 2 * A, N, s)}, last, s);
+}
+
+mx::array phase_composed(const mx::array& angle, const mx::array& dt, const mx::array& initial,
+                         const std::vector<int32_t>& cu, mx::Stream s) {
+  if (!cu.empty()) {
+    return by_sequence(
+        cu,
+        [&](int first, int last, int row) {
+          return Arrays{phase_composed(part(angle, 1, first, last, s), part(dt, 1, first, last, s),
+                                       part(initial, 0, row, row + 1, s), {}, s)};
+        },
+        s)[0];
+  }
+  const auto number = [&](double v) { return mx::array(v, angle.dtype()); };
+  // pi tanh(a) = pi (2 sigmoid(2 a) - 1)
+  const auto tanh =
+      mx::subtract(mx::multiply(number(2), ops::sigmoid(mx::multiply(number(2), angle, s), s), s), number(1), s);
+  const auto turns = mx::multiply(mx::expand_dims(mx::multiply(number(std::numbers::pi), tanh, s), 2, s),
+                                  mx::expand_dims(dt, 3, s), s);
+  const auto phi = mx::add(mx::expand_dims(initial, 1, s), mx::cumsum(turns, 1, false, true, s), s);
+  const auto full = mx::floor(mx::multiply(phi, number(0.5 / std::numbers::pi), s), s);
+  return mx::subtract(phi, mx::multiply(number(2 * std::numbers::pi), mx::stop_gradient(full, s), s), s);
+}
+
+// --- core --------------------------------------------------------------------
+
+// The forward primitive learns from its vjp, when the graph is built, that the
+// states will be needed; if it ran before, the backward pass runs it again.
+struct Plan {
+  std::atomic<bool> wanted{false}, filled{false};
+};
+
+enum CoreInput { kLog, kW, kG, kV, kK, kQ, kInitial, kCoreInputs };
+
+kernel::Mamba3Shape core_shape(const Arrays& in, const Borders& cu, int64_t chunk) {
+  kernel::Mamba3Shape s;
+  s.batch = in[kV].shape(0), s.length = in[kV].shape(1), s.heads = in[kV].shape(2), s.rank = in[kV].shape(3);
+  s.headdim = in[kV].shape(4), s.state = in[kK].shape(4);
+  s.chunk = std::clamp<int64_t>(chunk, 1, std::max<int64_t>(1, s.length));
+  s.sequences = cu ? static_cast<int64_t>(cu->size()) - 1 : 0;
+  return s;
+}
+
+template <typename T>
+kernel::Mamba3CoreParams<T> core_params(mx::cpu::CommandEncoder& encoder, const Arrays& in, const Borders& cu,
+                                        int64_t chunk, const char* name) {
+  kernel::Mamba3CoreParams<T> p;
+  p.shape = core_shape(in, cu, chunk);
+  p.cu_seqlens = cu ? cu->data() : nullptr;
+  const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name); };
+  p.log = get(kLog), p.w = get(kW), p.g = get(kG), p.v = get(kV), p.k = get(kK), p.q = get(kQ);
+  p.initial = get(kInitial);
+  return p;
+}
+
+template <typename T>
+T* scratch(mx::cpu::CommandEncoder& encoder, int64_t values, const char* name) {
+  return static_cast<T*>(
+      ops::allocate_scratch(encoder, static_cast<size_t>(std::max<int64_t>(1, values)) * sizeof(T), name));
+}
+
+class CoreVjp : public ops::CpuPrimitive {
+ public:
+  CoreVjp(mx::Stream stream, Borders cu, int64_t chunk, std::shared_ptr<Plan> plan)
+      : CpuPrimitive(stream), cu_(std::move(cu)), chunk_(chunk), plan_(std::move(plan)) {}
+
+  // Inputs of the core, its states, dy, dfinal -> gradients of the inputs.
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      kernel::Mamba3CoreVjpParams<T> d;
+      d.in = core_params<T>(encoder, in, cu_, chunk_, name());
+      const auto& s = d.in.shape;
+      const bool again = !plan_->filled;
+      if (again) {
+        d.in.states = scratch<T>(encoder, s.slots() * s.heads * s.state_size(), name());
+        d.in.y = scratch<T>(encoder, static_cast<int64_t>(in[kV].size()), name());
+        d.in.final = scratch<T>(encoder, static_cast<int64_t>(in[kInitial].size()), name());
+      } else {
+        d.in.states = const_cast<T*>(in[kCoreInputs].data<T>());
+      }
+      d.dy = ops::packed<T>(encoder, in[kCoreInputs + 1], name());
+      d.dfinal = ops::packed<T>(encoder, in[kCoreInputs + 2], name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      d.dlog = out[kLog].data<T>(), d.dw = out[kW].data<T>(), d.dg = out[kG].data<T>();
+      d.dv = out[kV].data<T>(), d.dk = out[kK].data<T>(), d.dq = out[kQ].data<T>();
+      d.dinitial = out[kInitial].data<T>();
+      encoder.dispatch([d, again, cu = cu_] {
+        if (again) kernel::mamba3_core(d.in);
+        kernel::mamba3_core_vjp(d);
+      });
+    });
+  }
+  const char* name() const override { return "mamba3_core_vjp"; }
+
+ private:
+  const Borders cu_;
+  const int64_t chunk_;
+  const std::shared_ptr<Plan> plan_;
+};
+
+class Core : public ops::CpuPrimitive {
+ public:
+  Core(mx::Stream stream, Borders cu, int64_t chunk)
+      : CpuPrimitive(stream), cu_(std::move(cu)), chunk_(chunk), plan_(std::make_shared<Plan>()) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      auto p = core_params<T>(encoder, in, cu_, chunk_, name());
+      ops::allocate(encoder, out[0], name());
+      ops::allocate(encoder, out[1], name());
+      p.y = out[0].data<T>(), p.final = out[1].data<T>();
+      const bool wanted = plan_->wanted;
+      if (wanted) {
+        ops::allocate(encoder, out[2], name());
+        p.states = out[2].data<T>();
+      } else {
+        // Nobody reads it: a stub keeps the engine's bookkeeping whole.
+        out[2].set_data(mx::allocator::malloc(sizeof(T)));
+      }
+      plan_->filled = wanted;
+      encoder.dispatch([p, cu = cu_] { kernel::mamba3_core(p); });
+    });
+  }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override {
+    plan_->wanted = true;
+    Arrays inputs = primals;
+    for (const auto& a : {outputs[2], cotangents[0], cotangents[1]}) inputs.push_back(a);
+    std::vector<mx::Shape> shapes;
+    for (const auto& a : primals) shapes.push_back(a.shape());
+    const Arrays all = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
+                                              std::make_shared<CoreVjp>(stream(), cu_, chunk_, plan_), inputs);
+    Arrays wanted;
+    for (const int i : argnums) wanted.push_back(all[i]);
+    return wanted;
+  }
+  const char* name() const override { return "mamba3_core"; }
+
+ private:
+  const Borders cu_;
+  const int64_t chunk_;
+  const std::shared_ptr<Plan> plan_;
+};
+
+std::pair<mx::array, mx::array> core_composed(const Arrays& in, const std::vector<int32_t>& cu, mx::Stream s) {
+  if (!cu.empty()) {
+    const auto joined = by_sequence(
+        cu,
+        [&](int first, int last, int row) {
+          Arrays own;
+          for (int i = kLog; i < kInitial; i++) own.push_back(part(in[i], 1, first, last, s));
+          own.push_back(part(in[kInitial], 0, row, row + 1, s));
+          const auto [y, state] = core_composed(own, {}, s);
+          return Arrays{y, state};
+        },
+        s);
+    return {joined[0], joined[1]};
+  }
+  const int length = in[kV].shape(1);
+  mx::array state = in[kInitial];  // {B, H, P, N}
+  Arrays rows;
+  const auto token = [&](const mx::array& a, int t) { return mx::squeeze(part(a, 1, t, t + 1, s), 1, s); };
+  const auto over_state = [&](const mx::array& a) { return mx::expand_dims(a, {2, 3}, s); };
+  for (int t = 0; t < length; t++) {
+    const auto v = token(in[kV], t), k = token(in[kK], t), q = token(in[kQ], t);  // {B, H, R, .}
+    const auto kept = mx::multiply(state, over_state(ops::exp(token(in[kLog], t), s)), s);
+    const auto scores = mx::matmul(q, mx::swapaxes(k, 2, 3, s), s);  // {B, H, R, R'}
+    const auto own = mx::multiply(mx::matmul(scores, v, s), over_state(token(in[kG], t)), s);
+    rows.push_back(mx::add(mx::matmul(q, mx::swapaxes(kept, 2, 3, s), s), own, s));
+    state = mx::add(kept,
+                    mx::multiply(mx::matmul(mx::swapaxes(v, 2, 3, s), k, s), over_state(token(in[kW], t)), s), s);
+  }
+  return {rows.empty() ? mx::zeros_like(in[kV], s) : mx::stack(rows, 1, s), state};
+}
+
+}  // namespace
+
+mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
+                const std::vector<int32_t>& cu_seqlens, mx::Stream stream) {
+  if (composed(stream) || dt.size() == 0) return phase_composed(angle, dt, initial, cu_seqlens, stream);
+  mx::Shape shape = dt.shape();
+  shape.push_back(angle.shape(2));
+  return mx::array(shape, dt.dtype(), std::make_shared<Phase>(stream, borders_of(cu_seqlens)),
+                   {angle, dt, initial});
+}
+
+mx::array rotate(const mx::array& x, const mx::array& phi, RotaryPairing pairing, mx::Stream stream) {
+  if (composed(stream) || x.size() == 0) return rotate_composed(x, phi, pairing, stream);
+  return mx::array(x.shape(), x.dtype(), std::make_shared<Rotary>(stream, pairing), {x, phi});
+}
+
+std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, const mx::array& g,
+                                     const mx::array& v, const mx::array& k, const mx::array& q,
+                                     const mx::array& initial, const std::vector<int32_t>& cu_seqlens,
+                                     int64_t chunk, mx::Stream stream) {
+  const Arrays in{log, w, g, v, k, q, initial};
+  if (composed(stream) || v.size() == 0) return core_composed(in, cu_seqlens, stream);
+  const Borders cu = borders_of(cu_seqlens);
+  const kernel::Mamba3Shape s = core_shape(in, cu, chunk);
+  const mx::Shape states{static_cast<int>(s.slots()), static_cast<int>(s.heads), static_cast<int>(s.state),
+                         static_cast<int>(s.headdim)};
+  const Arrays out = mx::array::make_arrays({v.shape(), initial.shape(), states}, {3, v.dtype()},
+                                            std::make_shared<Core>(stream, cu, chunk), in);
+  return {out[0], out[1]};
+}
+
+}  // namespace aspis::mamba3_stages

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "aspis/ops/mamba3/mamba3.h"
+
+/// The stages of `mamba3` that have a kernel, each with its composed version;
+/// formulas in kernel/params.h. All arrays have one dtype, float32 or float64.
+namespace aspis::mamba3_stages {
+
+/// phi {B, L, H, A} of angle {B, L, A}, dt {B, L, H} and initial {S, H, A}.
+mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
+                const std::vector<int32_t>& cu_seqlens, mx::Stream stream);
+
+/// x {B, L, H, R, N} turned by phi {B, L, H, A}.
+mx::array rotate(const mx::array& x, const mx::array& phi, RotaryPairing pairing, mx::Stream stream);
+
+/// {y {B, L, H, R, P}, final {S, H, P, N}} of log, w, g {B, L, H}, v {B, L, H, R, P},
+/// k, q {B, L, H, R, N} and initial {S, H, P, N}.
+std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, const mx::array& g,
+                                     const mx::array& v, const mx::array& k, const mx::array& q,
+                                     const mx::array& initial, const std::vector<int32_t>& cu_seqlens,
+                                     int64_t chunk, mx::Stream stream);
+
+}  // namespace aspis::mamba3_stages
