@@ -59,6 +59,7 @@ kernel::SsdShape shape_of(const Config& c, const Arrays& in) {
   s.chunk = std::min(c.chunk, std::max<int64_t>(1, s.length));
   s.sequences = c.cu ? static_cast<int64_t>(c.cu->size()) - 1 : 0;
   s.recurrent = c.recurrent;
+  s.ids = c.ids;
   return s;
 }
 

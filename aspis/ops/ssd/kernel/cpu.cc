@@ -240,6 +240,7 @@ void backward_head(const SsdVjpParams<T>& q, const Row& row, int64_t c, int64_t 
   }
   for (int64_t i = 0; p.seq_idx && i < k.n; i++) {
     if (!padding(i)) continue;
+    std::fill_n(x + i * P, P, T(0));
     std::fill_n(G + i * P, P, T(0));
     if (p.z) std::fill_n(q.dz + at + i * token, P, T(0));
   }
@@ -277,7 +278,6 @@ void backward_head(const SsdVjpParams<T>& q, const Row& row, int64_t c, int64_t 
   }
   if (p.D) loops.skip_vjp(k.n, P, G, x, P, p.D + (p.channel_D ? h * P : h), p.channel_D, dx, P, dD);
   for (int64_t i = 0; i < k.n; i++) {
-    if (padding(i)) std::fill_n(dx + i * P, P, T(0));
     std::copy_n(dx + i * P, P, q.dx + at + i * token);
   }
 
@@ -330,6 +330,27 @@ void sum_columns(const T* from, int64_t rows, int64_t columns, T* partial, T* to
   sum_parts(partial, parts, columns, to);
 }
 
+// B or C, dense, with zeros at padding: whatever lies there may be infinite or NaN.
+template <typename T>
+SsdRows<const T> without_padding(const SsdParams<T>& p, const SsdRows<const T>& m, T* to) {
+  const SsdShape& s = p.shape;
+  const int64_t width = s.groups * s.state;
+  constexpr int64_t kTokens = 64;
+  parallel_for(div_ceil(s.tokens(), kTokens), [&](int64_t task) {
+    for (int64_t i = task * kTokens; i < std::min(s.tokens(), (task + 1) * kTokens); i++) {
+      for (int64_t g = 0; g < s.groups; g++) {
+        T* const row = to + i * width + g * s.state;
+        if (p.seq_idx[i] < 0) {
+          std::fill_n(row, s.state, T(0));
+        } else {
+          std::copy_n(m.row(i / s.length, i % s.length, g), s.state, row);
+        }
+      }
+    }
+  });
+  return {to, s.length * width, width, s.state};
+}
+
 constexpr int64_t kPiece = 4096;  // values of a task of a simple sum
 int64_t turned_size(const SsdShape& s) { return s.chunk * s.state; }
 int64_t part_size(const SsdShape& s) { return 2 * s.chunk * s.state + square_size(s); }
@@ -345,7 +366,8 @@ int64_t ssd_vjp_workspace(const SsdShape& s) {
   const int64_t tokens = s.tokens() * s.heads, units = s.groups * units_per_group(s);
   return 4 * tokens + div_ceil(s.tokens(), int64_t{512}) * s.heads + s.heads +
          s.rows() * s.heads * s.state_size() + s.rows() * s.heads * s.headdim + s.heads * s.headdim +
-         s.rows() * (s.groups * (square_size(s) + turned_size(s)) + units * part_size(s)) + 256;
+         s.rows() * (s.groups * (square_size(s) + turned_size(s)) + units * part_size(s)) +
+         (s.ids ? 2 * s.tokens() * s.groups * s.state : 0) + 256;
 }
 
 template <typename T>
@@ -372,7 +394,8 @@ void ssd(const SsdParams<T>& p) {
 }
 
 template <typename T>
-void ssd_vjp(const SsdVjpParams<T>& q) {
+void ssd_vjp(const SsdVjpParams<T>& given) {
+  SsdVjpParams<T> q = given;
   const SsdParams<T>& p = q.in;
   const SsdShape& s = p.shape;
   const int64_t H = s.heads, P = s.headdim, N = s.state, units = units_per_group(s), all_units = s.groups * units;
@@ -385,6 +408,9 @@ void ssd_vjp(const SsdVjpParams<T>& q) {
     *dD_sum = memory.take(H * P), *scores = memory.take(s.rows() * s.groups * square_size(s)),
     *C_turned = memory.take(s.rows() * s.groups * turned_size(s)),
     *parts = memory.take(s.rows() * all_units * part_size(s));
+  if (s.ids) {
+    for (auto* m : {&q.in.B, &q.in.C}) *m = without_padding(p, *m, memory.take(s.tokens() * s.groups * N));
+  }
   fill_steps(p, dt, slopes);
   std::fill_n(dD, s.rows() * H * P, T(0));
   parallel_for(s.rows() * H, [&](int64_t i) {

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "aspis/base/parallel.h"
@@ -39,6 +41,7 @@ std::vector<Case> cases() {
       {"chunk longer than the sequence", {2, 5, 2, 3, 1, 4, 64}, {}},
       {"fast decay", {1, 60, 2, 4, 1, 4, 16}, {.decay = 100}},
       {"packed", {1, 31, 3, 4, 1, 5, 4}, {.cu = {0, 1, 3, 3, 10, 14, 31}}},
+      {"no tokens", {1, 0, 2, 3, 1, 4, 4}, {.cu = {0, 0, 0}}},
       {"packed, chunk 16", {1, 31, 2, 4, 2, 5, 16}, {.cu = {0, 15, 15, 31}}},
   };
   std::vector<int32_t> ids = {0, 0, 0, 3, 3, -1, -1, 4, 4, 4, 4, 4, 4, 7, -1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1};
@@ -235,6 +238,41 @@ TEST_CASE("a NaN or infinity reaches only what comes after it in its sequence") 
         }
       }
     }
+  }
+}
+
+TEST_CASE("#880, #884: offsets beyond 2^31 elements") {
+  // Tokens 2^30 values apart in address space that is never touched in between.
+  constexpr int64_t kStride = int64_t{1} << 30, kTokens = 4, kWidth = 6;
+  const size_t bytes = (kStride * (kTokens - 1) + kWidth) * sizeof(float);
+  for (const bool recurrent : {false, true}) {
+    SsdShape shape{1, kTokens, 2, 3, 2, 3, 2};
+    shape.recurrent = recurrent;
+    Problem<float> problem(shape, {});
+    const auto want = problem.run();
+    const auto spread = [&](const std::vector<float>& from) {
+      void* const memory =
+          mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      REQUIRE(memory != MAP_FAILED);
+      for (int64_t t = 0; t < kTokens; t++)
+        std::copy_n(from.begin() + t * kWidth, kWidth, static_cast<float*>(memory) + t * kStride);
+      return static_cast<float*>(memory);
+    };
+    Results<float> got;
+    auto p = problem.params(got);
+    std::vector<float*> memory;
+    for (auto [rows, from] :
+         {std::pair(&p.x, &problem.x), {&p.z, &problem.z}, {&p.B, &problem.B}, {&p.C, &problem.C}}) {
+      memory.push_back(spread(*from));
+      *rows = {memory.back(), kStride * kTokens, kStride, 3};
+    }
+    p.states = problem.states.data(), p.workspace = problem.forward_work.data();
+    ssd(p);
+    auto q = problem.vjp_params(p, got);
+    q.workspace = problem.backward_work.data();
+    ssd_vjp(q);
+    compare(got, want, 1e-7, 1e-7);
+    for (float* m : memory) munmap(m, bytes);
   }
 }
 

@@ -10,6 +10,7 @@ struct SsdShape {
   int64_t batch = 0, length = 0, heads = 0, headdim = 0, groups = 1, state = 0;
   int64_t chunk = 64;      ///< tokens that are worked on together, at least 1
   int64_t sequences = 0;   ///< packed sequences (batch 1), or 0: each sample is one
+  bool ids = false;        ///< seq_idx is given
   bool recurrent = false;  ///< forward with the state in registers (recurrence.h), not as products over chunks
 
   int64_t group_heads() const { return heads / groups; }

@@ -51,6 +51,7 @@ struct Problem {
   std::vector<T> states, before_gate, forward_work, backward_work;
 
   Problem(SsdShape s, const Options& o, uint64_t seed = 1) : shape(s), options(o) {
+    shape.ids = !o.seq_idx.empty();
     shape.sequences = o.cu.empty() ? 0 : static_cast<int64_t>(o.cu.size()) - 1;
     const auto draw = [&](const char* name, int64_t n, double scale, double shift = 0) {
       Rng rng(seed, name);
