@@ -190,10 +190,7 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
   if (o.angle) phi = mamba3_stages::phase(*o.angle, dt, initial.angle, o.cu_seqlens, s);
   const auto vectors = [&](const mx::array& m, const std::optional<mx::array>& weight,
                            const std::optional<mx::array>& bias) {
-    mx::array v = weight ? rms_norm(m, *weight, o.eps, s) : m;
-    v = mx::swapaxes(mx::repeat(v, z.heads / z.groups, 3, s), 2, 3, s);  // {B, L, H, R, N}
-    if (bias) v = mx::add(v, *bias, s);
-    return phi ? mamba3_stages::rotate(v, *phi, o.pairing, s) : v;
+    return mamba3_stages::rotate(weight ? rms_norm(m, *weight, o.eps, s) : m, bias, phi, z.heads, o.pairing, s);
   };
   const auto k = vectors(in.B, o.B_norm_weight, o.B_bias), q = vectors(in.C, o.C_norm_weight, o.C_bias);
   const auto by_rank = [&](const mx::array& a) {  // {.., H, P} -> {.., H, R, P}

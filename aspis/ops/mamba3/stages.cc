@@ -120,51 +120,62 @@ class Phase : public ops::CpuPrimitive {
 
 // --- rotation ----------------------------------------------------------------
 
-kernel::Mamba3Shape rotary_shape(const Arrays& in) {
-  kernel::Mamba3Shape s;
-  s.batch = in[0].shape(0), s.length = in[0].shape(1), s.heads = in[0].shape(2), s.rank = in[0].shape(3);
-  s.state = in[0].shape(4), s.angles = in[1].shape(3);
-  return s;
+struct RotaryConfig {
+  RotaryPairing pairing = RotaryPairing::kAdjacent;
+  int heads = 1;
+  bool bias = false, phi = false;
+};
+
+// Inputs {x, bias, phi}; absent ones are placeholders.
+template <typename T>
+kernel::RotaryParams<T> rotary_params(mx::cpu::CommandEncoder& encoder, const Arrays& in, const RotaryConfig& c,
+                                      const char* name) {
+  kernel::RotaryParams<T> p;
+  p.shape.batch = in[0].shape(0), p.shape.length = in[0].shape(1), p.shape.rank = in[0].shape(2);
+  p.groups = in[0].shape(3), p.shape.state = in[0].shape(4), p.shape.heads = c.heads;
+  if (c.phi) p.shape.angles = in[2].shape(3);
+  p.pairs = c.pairing == RotaryPairing::kAdjacent ? kernel::RotaryPairs::kAdjacent : kernel::RotaryPairs::kHalf;
+  p.x = ops::packed<T>(encoder, in[0], name);
+  if (c.bias) p.bias = ops::packed<T>(encoder, in[1], name);
+  if (c.phi) p.phi = ops::packed<T>(encoder, in[2], name);
+  return p;
 }
 
-kernel::RotaryPairs pairs_of(RotaryPairing pairing) {
-  return pairing == RotaryPairing::kAdjacent ? kernel::RotaryPairs::kAdjacent : kernel::RotaryPairs::kHalf;
-}
-
-// {x, phi, y, dy} -> dx, dphi
+// {x, bias, phi, y, dy} -> dx, dbias, dphi
 class RotaryVjp : public ops::CpuPrimitive {
  public:
-  RotaryVjp(mx::Stream stream, RotaryPairing pairing) : CpuPrimitive(stream), pairing_(pairing) {}
+  RotaryVjp(mx::Stream stream, const RotaryConfig& config) : CpuPrimitive(stream), config_(config) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     ops::dispatch_float(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
       kernel::RotaryVjpParams<T> d;
-      d.in = {rotary_shape(in), pairs_of(pairing_), nullptr, ops::packed<T>(encoder, in[1], name()),
-              const_cast<T*>(ops::packed<T>(encoder, in[2], name()))};
-      d.dy = ops::packed<T>(encoder, in[3], name());
+      d.in = rotary_params<T>(encoder, in, config_, name());
+      d.in.y = const_cast<T*>(ops::packed<T>(encoder, in[3], name()));
+      d.dy = ops::packed<T>(encoder, in[4], name());
       for (auto& o : out) ops::allocate(encoder, o, name());
-      d.dx = out[0].data<T>(), d.dphi = out[1].data<T>();
+      d.dx = out[0].data<T>();
+      if (config_.bias) d.dbias = out[1].data<T>();
+      if (config_.phi) d.dphi = out[2].data<T>();
       encoder.dispatch([d] { kernel::rotary_vjp(d); });
     });
   }
   const char* name() const override { return "rotary_vjp"; }
 
  private:
-  const RotaryPairing pairing_;
+  const RotaryConfig config_;
 };
 
 class Rotary : public ops::CpuPrimitive {
  public:
-  Rotary(mx::Stream stream, RotaryPairing pairing) : CpuPrimitive(stream), pairing_(pairing) {}
+  Rotary(mx::Stream stream, const RotaryConfig& config) : CpuPrimitive(stream), config_(config) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     ops::dispatch_float(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
-      kernel::RotaryParams<T> p{rotary_shape(in), pairs_of(pairing_), ops::packed<T>(encoder, in[0], name()),
-                                ops::packed<T>(encoder, in[1], name()), nullptr};
+      auto p = rotary_params<T>(encoder, in, config_, name());
       ops::allocate(encoder, out[0], name());
       p.y = out[0].data<T>();
       encoder.dispatch([p] { kernel::rotary(p); });
@@ -173,17 +184,23 @@ class Rotary : public ops::CpuPrimitive {
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override {
-    const Arrays both = mx::array::make_arrays({primals[0].shape(), primals[1].shape()}, {2, primals[0].dtype()},
-                                               std::make_shared<RotaryVjp>(stream(), pairing_),
-                                               {primals[0], primals[1], outputs[0], cotangents[0]});
+    Arrays inputs = primals;
+    inputs.push_back(outputs[0]);
+    inputs.push_back(cotangents[0]);
+    const Arrays all =
+        mx::array::make_arrays({primals[0].shape(), primals[1].shape(), primals[2].shape()},
+                               {3, primals[0].dtype()}, std::make_shared<RotaryVjp>(stream(), config_), inputs);
     Arrays wanted;
-    for (const int i : argnums) wanted.push_back(both[i]);
+    for (const int i : argnums) {
+      const bool there = i == 0 || (i == 1 ? config_.bias : config_.phi);
+      wanted.push_back(there ? all[i] : mx::zeros_like(primals[i], stream()));
+    }
     return wanted;
   }
   const char* name() const override { return "rotary"; }
 
  private:
-  const RotaryPairing pairing_;
+  const RotaryConfig config_;
 };
 
 // Sine and cosine from MLX operations: its own are good to 3e-7 in float64 too.
@@ -427,9 +444,17 @@ mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& in
                    {angle, dt, initial});
 }
 
-mx::array rotate(const mx::array& x, const mx::array& phi, RotaryPairing pairing, mx::Stream stream) {
-  if (composed(stream) || x.size() == 0) return rotate_composed(x, phi, pairing, stream);
-  return mx::array(x.shape(), x.dtype(), std::make_shared<Rotary>(stream, pairing), {x, phi});
+mx::array rotate(const mx::array& x, const std::optional<mx::array>& bias, const std::optional<mx::array>& phi,
+                 int heads, RotaryPairing pairing, mx::Stream stream) {
+  if (composed(stream) || x.size() == 0) {
+    auto v = mx::swapaxes(mx::repeat(x, heads / x.shape(3), 3, stream), 2, 3, stream);
+    if (bias) v = mx::add(v, *bias, stream);
+    return phi ? rotate_composed(v, *phi, pairing, stream) : v;
+  }
+  const RotaryConfig config{pairing, heads, bias.has_value(), phi.has_value()};
+  return mx::array({x.shape(0), x.shape(1), heads, x.shape(2), x.shape(4)}, x.dtype(),
+                   std::make_shared<Rotary>(stream, config),
+                   {x, bias.value_or(ops::absent()), phi.value_or(ops::absent())});
 }
 
 std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, const mx::array& g,

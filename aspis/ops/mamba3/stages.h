@@ -4,6 +4,7 @@
 #include <mlx/utils.h>
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -17,8 +18,10 @@ namespace aspis::mamba3_stages {
 mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
                 const std::vector<int32_t>& cu_seqlens, mx::Stream stream);
 
-/// x {B, L, H, R, N} turned by phi {B, L, H, A}.
-mx::array rotate(const mx::array& x, const mx::array& phi, RotaryPairing pairing, mx::Stream stream);
+/// x {B, L, R, G, N} for each of `heads` heads, with bias {H, R, N} and turned by
+/// phi {B, L, H, A} where they are given: {B, L, H, R, N}.
+mx::array rotate(const mx::array& x, const std::optional<mx::array>& bias, const std::optional<mx::array>& phi,
+                 int heads, RotaryPairing pairing, mx::Stream stream);
 
 /// {y {B, L, H, R, P}, final {S, H, P, N}} of log, w, g {B, L, H}, v {B, L, H, R, P},
 /// k, q {B, L, H, R, N} and initial {S, H, P, N}.

@@ -222,7 +222,8 @@ TEST_CASE("sine and cosine are right to a few units in the last place") {
     const int64_t n = 4001;
     std::vector<double> x(n), c(n), s(n);
     std::vector<float> xf(n), cf(n), sf(n);
-    for (int64_t i = 0; i < n; i++) xf[i] = static_cast<float>(x[i] = static_cast<double>(i - 2000) * std::numbers::pi / 1000);
+    for (int64_t i = 0; i < n; i++)
+      xf[i] = static_cast<float>(x[i] = static_cast<double>(i - 2000) * std::numbers::pi / 1000);
     rotary_loops<double>().sincos(n, x.data(), c.data(), s.data());
     rotary_loops<float>().sincos(n, xf.data(), cf.data(), sf.data());
     double worst = 0, worst_single = 0;
@@ -248,12 +249,14 @@ TEST_CASE("phase and rotation agree with the definition, their gradients with fi
       const int64_t tokens = s.tokens();
       auto angle = draw<double>("angle", tokens * s.angles), dt = draw<double>("dt", tokens * s.heads, 0.2, 0.6);
       auto initial = draw<double>("initial", s.rows() * s.heads * s.angles, 0.5, 3);
-      auto x = draw<double>("x", tokens * s.heads * s.rank * s.state);
-      const auto dy = draw<double>("dy", static_cast<int64_t>(x.size()));
+      const int64_t groups = s.heads % 2 == 0 ? 2 : 1;
+      auto x = draw<double>("x", tokens * s.rank * groups * s.state);
+      auto bias = draw<double>("bias", s.heads * s.rank * s.state);
+      const auto dy = draw<double>("dy", tokens * s.heads * s.rank * s.state);
       const auto extra = draw<double>("extra", tokens * s.heads * s.angles);
-      std::vector<double> phi(tokens * s.heads * s.angles), y(x.size());
+      std::vector<double> phi(tokens * s.heads * s.angles), y(dy.size());
       const Mamba3PhaseParams<double> phase{s, c.cu.data(), angle.data(), dt.data(), initial.data(), phi.data()};
-      const RotaryParams<double> turn{s, pairs, x.data(), phi.data(), y.data()};
+      const RotaryParams<double> turn{s, groups, pairs, x.data(), bias.data(), phi.data(), y.data()};
       const auto loss = [&] {
         mamba3_phase(phase);
         rotary(turn);
@@ -280,12 +283,13 @@ TEST_CASE("phase and rotation agree with the definition, their gradients with fi
           }
         }
       }
-      std::vector<double> dphi(phi.size()), dx(x.size()), dangle(angle.size()), ddt(dt.size()),
+      std::vector<double> dphi(phi.size()), dx(x.size()), dbias(bias.size()), dangle(angle.size()), ddt(dt.size()),
           dinitial(initial.size());
-      rotary_vjp<double>({turn, dy.data(), dx.data(), dphi.data()});
+      rotary_vjp<double>({turn, dy.data(), dx.data(), dbias.data(), dphi.data()});
       for (size_t i = 0; i < phi.size(); i++) dphi[i] += std::cos(phi[i]) * extra[i];
       mamba3_phase_vjp<double>({phase, dphi.data(), dangle.data(), ddt.data(), dinitial.data()});
       CHECK(error(numeric(x, loss), dx) < 1e-7);
+      CHECK(error(numeric(bias, loss), dbias) < 1e-7);
       CHECK(error(numeric(angle, loss), dangle) < 1e-7);
       CHECK(error(numeric(dt, loss), ddt) < 1e-7);
       CHECK(error(numeric(initial, loss), dinitial) < 1e-7);

@@ -67,21 +67,26 @@ struct Mamba3PhaseVjpParams {
 /// (i, i + N / 2).
 enum class RotaryPairs : int { kAdjacent, kHalf };
 
-/// Turns the first S pairs of each of R vectors by phi: {tokens, H, R, N} by
-/// {tokens, H, S}.
+/// From the vectors of a group to those of its heads: adds the head's bias and
+/// turns the first S pairs by phi. y_{t, h, r} = Rot(phi_{t, h}) (x_{t, r, g(h)} + bias_{h, r}).
 template <typename T>
 struct RotaryParams {
-  Mamba3Shape shape;
+  Mamba3Shape shape;  ///< angles 0: no rotation
+  int64_t groups = 1;
   RotaryPairs pairs = RotaryPairs::kAdjacent;
-  const T *x = nullptr, *phi = nullptr;
-  T* y = nullptr;
+  const T* x = nullptr;     ///< {tokens, R, G, N}
+  const T* bias = nullptr;  ///< null or {H, R, N}
+  const T* phi = nullptr;   ///< {tokens, H, S}
+  T* y = nullptr;           ///< {tokens, H, R, N}
 };
 
 template <typename T>
 struct RotaryVjpParams {
-  RotaryParams<T> in;  ///< y holds what the forward pass wrote
+  RotaryParams<T> in;  ///< y holds what the forward pass wrote; x is not used
   const T* dy = nullptr;
-  T *dx = nullptr, *dphi = nullptr;
+  T* dx = nullptr;
+  T* dbias = nullptr;  ///< null exactly if bias is
+  T* dphi = nullptr;   ///< null without angles
 };
 
 }  // namespace aspis::kernel

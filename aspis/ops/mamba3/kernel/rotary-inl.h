@@ -109,9 +109,87 @@ HWY_ATTR void sincos(int64_t n, const T* phi, T* cosine, T* sine) {
   }
 }
 
+template <typename T>
+HWY_ATTR void turn(int64_t n, bool adjacent, int64_t N, const T* cosine, const T* sine, T sign, T* v) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), half = N / 2;
+  const auto way = hn::Set(d, sign);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto c = hn::LoadU(d, cosine + i), s = hn::Mul(way, hn::LoadU(d, sine + i));
+    auto a = c, b = c;
+    if (adjacent) {
+      hn::LoadInterleaved2(d, v + 2 * i, a, b);
+    } else {
+      a = hn::LoadU(d, v + i), b = hn::LoadU(d, v + half + i);
+    }
+    const auto x = hn::NegMulAdd(b, s, hn::Mul(a, c)), y = hn::MulAdd(a, s, hn::Mul(b, c));
+    if (adjacent) {
+      hn::StoreInterleaved2(x, y, d, v + 2 * i);
+    } else {
+      hn::StoreU(x, d, v + i);
+      hn::StoreU(y, d, v + half + i);
+    }
+  }
+  for (; i < n; i++) {
+    T &a = v[adjacent ? 2 * i : i], &b = v[adjacent ? 2 * i + 1 : half + i];
+    const T kept = a, s = sign * sine[i];
+    a = kept * cosine[i] - b * s;
+    b = kept * s + b * cosine[i];
+  }
+}
+
+template <typename T>
+HWY_ATTR void turn_gradient(int64_t n, bool adjacent, int64_t N, const T* y, const T* dy, T* dphi) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), half = N / 2;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    auto a = hn::Zero(d), b = a, da = a, db = a;
+    if (adjacent) {
+      hn::LoadInterleaved2(d, y + 2 * i, a, b);
+      hn::LoadInterleaved2(d, dy + 2 * i, da, db);
+    } else {
+      a = hn::LoadU(d, y + i), b = hn::LoadU(d, y + half + i);
+      da = hn::LoadU(d, dy + i), db = hn::LoadU(d, dy + half + i);
+    }
+    hn::StoreU(hn::Add(hn::LoadU(d, dphi + i), hn::NegMulAdd(b, da, hn::Mul(a, db))), d, dphi + i);
+  }
+  for (; i < n; i++) {
+    const int64_t a = adjacent ? 2 * i : i, b = adjacent ? 2 * i + 1 : half + i;
+    dphi[i] += y[a] * dy[b] - y[b] * dy[a];
+  }
+}
+
+template <typename T>
+HWY_ATTR void sum(int64_t n, const T* a, const T* b, T* out) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto v = hn::LoadU(d, a + i);
+    hn::StoreU(b ? hn::Add(v, hn::LoadU(d, b + i)) : v, d, out + i);
+  }
+  for (; i < n; i++) out[i] = b ? a[i] + b[i] : a[i];
+}
+
+template <typename T>
+HWY_ATTR void add_to(int64_t n, const T* a, T* to) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Add(hn::LoadU(d, to + i), hn::LoadU(d, a + i)), d, to + i);
+  for (; i < n; i++) to[i] += a[i];
+}
+
+template <typename T>
+RotaryLoops<T> loops() {
+  return {&turns<T>, &turns_vjp<T>, &advance<T>, &sincos<T>, &turn<T>, &turn_gradient<T>, &sum<T>, &add_to<T>};
+}
+
 HWY_ATTR void fill_rotary(RotaryLoops<float>& single, RotaryLoops<double>& wide) {
-  single = {&turns<float>, &turns_vjp<float>, &advance<float>, &sincos<float>};
-  wide = {&turns<double>, &turns_vjp<double>, &advance<double>, &sincos<double>};
+  single = loops<float>();
+  wide = loops<double>();
 }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "aspis/base/parallel.h"
+#include "aspis/ops/linear/kernel/matrix.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
 #include "aspis/simd/targets.h"
 
@@ -45,6 +46,7 @@ const RotaryLoops<T>& rotary_loops() {
 namespace {
 
 constexpr int64_t kTokens = 64;  // of a task
+constexpr int64_t kRotaryTokens = 16;
 
 struct Span {
   int64_t first, last;  // tokens of all
@@ -68,14 +70,8 @@ std::vector<T> all_turns(const Mamba3PhaseParams<T>& p) {
   return turns;
 }
 
-// The places of pair i in a vector.
-struct Pair {
-  int64_t a, b;
-};
-Pair pair_of(const Mamba3Shape& s, RotaryPairs pairs, int64_t i) {
-  if (pairs == RotaryPairs::kAdjacent) return {2 * i, 2 * i + 1};
-  return {i, i + s.state / 2};
-}
+// Chunks of tokens whose bias gradients are summed apart, by the tokens alone.
+int64_t bias_chunks(const Mamba3Shape& s) { return std::clamp<int64_t>(s.tokens() / 64, 1, 16); }
 
 }  // namespace
 
@@ -135,19 +131,19 @@ void mamba3_phase_vjp(const Mamba3PhaseVjpParams<T>& d) {
 template <typename T>
 void rotary(const RotaryParams<T>& p) {
   const Mamba3Shape& s = p.shape;
-  const int64_t S = s.angles, N = s.state, vectors = s.tokens() * s.heads;
-  parallel_for(div_ceil(vectors, kTokens), [&](int64_t task) {
+  const int64_t S = s.angles, N = s.state, R = s.rank, H = s.heads, per_group = H / p.groups;
+  const bool adjacent = p.pairs == RotaryPairs::kAdjacent;
+  parallel_for(div_ceil(s.tokens(), kRotaryTokens), [&](int64_t task) {
+    const auto& loops = rotary_loops<T>();
     std::vector<T> cosine(static_cast<size_t>(S)), sine(cosine);
-    for (int64_t at = task * kTokens; at < std::min(vectors, (task + 1) * kTokens); at++) {
-      rotary_loops<T>().sincos(S, p.phi + at * S, cosine.data(), sine.data());
-      for (int64_t r = at * s.rank; r < (at + 1) * s.rank; r++) {
-        const T* const x = p.x + r * N;
-        T* const y = p.y + r * N;
-        std::copy_n(x, N, y);
-        for (int64_t i = 0; i < S; i++) {
-          const auto [a, b] = pair_of(s, p.pairs, i);
-          y[a] = x[a] * cosine[static_cast<size_t>(i)] - x[b] * sine[static_cast<size_t>(i)];
-          y[b] = x[a] * sine[static_cast<size_t>(i)] + x[b] * cosine[static_cast<size_t>(i)];
+    for (int64_t t = task * kRotaryTokens; t < std::min(s.tokens(), (task + 1) * kRotaryTokens); t++) {
+      for (int64_t h = 0; h < H; h++) {
+        if (S > 0) loops.sincos(S, p.phi + (t * H + h) * S, cosine.data(), sine.data());
+        for (int64_t r = 0; r < R; r++) {
+          T* const y = p.y + ((t * H + h) * R + r) * N;
+          loops.sum(N, p.x + ((t * R + r) * p.groups + h / per_group) * N,
+                    p.bias ? p.bias + (h * R + r) * N : nullptr, y);
+          if (S > 0) loops.turn(S, adjacent, N, cosine.data(), sine.data(), T(1), y);
         }
       }
     }
@@ -158,26 +154,34 @@ template <typename T>
 void rotary_vjp(const RotaryVjpParams<T>& d) {
   const RotaryParams<T>& p = d.in;
   const Mamba3Shape& s = p.shape;
-  const int64_t S = s.angles, N = s.state, vectors = s.tokens() * s.heads;
-  parallel_for(div_ceil(vectors, kTokens), [&](int64_t task) {
-    std::vector<T> cosine(static_cast<size_t>(S)), sine(cosine);
-    for (int64_t at = task * kTokens; at < std::min(vectors, (task + 1) * kTokens); at++) {
-      rotary_loops<T>().sincos(S, p.phi + at * S, cosine.data(), sine.data());
-      T* const dphi = d.dphi + at * S;
-      std::fill_n(dphi, S, T(0));
-      for (int64_t r = at * s.rank; r < (at + 1) * s.rank; r++) {
-        const T *const y = p.y + r * N, *const dy = d.dy + r * N;
-        T* const dx = d.dx + r * N;
-        std::copy_n(dy, N, dx);
-        for (int64_t i = 0; i < S; i++) {
-          const auto [a, b] = pair_of(s, p.pairs, i);
-          dx[a] = dy[a] * cosine[static_cast<size_t>(i)] + dy[b] * sine[static_cast<size_t>(i)];
-          dx[b] = dy[b] * cosine[static_cast<size_t>(i)] - dy[a] * sine[static_cast<size_t>(i)];
-          dphi[i] += y[a] * dy[b] - y[b] * dy[a];
+  const int64_t S = s.angles, N = s.state, R = s.rank, H = s.heads, per_group = H / p.groups;
+  const bool adjacent = p.pairs == RotaryPairs::kAdjacent;
+  const int64_t chunks = bias_chunks(s), each = div_ceil(s.tokens(), chunks), bias = H * R * N;
+  std::vector<T> partial(static_cast<size_t>(d.dbias ? chunks * bias : 0), T(0));
+  parallel_for(chunks, [&](int64_t chunk) {
+    const auto& loops = rotary_loops<T>();
+    std::vector<T> cosine(static_cast<size_t>(S)), sine(cosine), back(static_cast<size_t>(N));
+    for (int64_t t = chunk * each; t < std::min(s.tokens(), (chunk + 1) * each); t++) {
+      std::fill_n(d.dx + t * R * p.groups * N, R * p.groups * N, T(0));
+      for (int64_t h = 0; h < H; h++) {
+        if (S > 0) {
+          loops.sincos(S, p.phi + (t * H + h) * S, cosine.data(), sine.data());
+          std::fill_n(d.dphi + (t * H + h) * S, S, T(0));
+        }
+        for (int64_t r = 0; r < R; r++) {
+          const int64_t at = ((t * H + h) * R + r) * N;
+          std::copy_n(d.dy + at, N, back.begin());
+          if (S > 0) {
+            loops.turn_gradient(S, adjacent, N, p.y + at, d.dy + at, d.dphi + (t * H + h) * S);
+            loops.turn(S, adjacent, N, cosine.data(), sine.data(), T(-1), back.data());
+          }
+          loops.add_to(N, back.data(), d.dx + ((t * R + r) * p.groups + h / per_group) * N);
+          if (d.dbias) loops.add_to(N, back.data(), partial.data() + chunk * bias + (h * R + r) * N);
         }
       }
     }
   });
+  if (d.dbias) sum_parts(partial.data(), chunks, bias, d.dbias);
 }
 
 template const RotaryLoops<float>& rotary_loops<float>();

@@ -17,6 +17,13 @@ struct RotaryLoops {
   void (*advance)(int64_t n, T dt, const T* turns, T* phi);
   /// cosine_i, sine_i of angles in [-2 pi, 2 pi].
   void (*sincos)(int64_t n, const T* phi, T* cosine, T* sine);
+  /// Turns the first n pairs of v {N} in place; `sign` -1 turns back.
+  void (*turn)(int64_t n, bool adjacent, int64_t N, const T* cosine, const T* sine, T sign, T* v);
+  /// dphi_i += what dy says of a turn of y.
+  void (*turn_gradient)(int64_t n, bool adjacent, int64_t N, const T* y, const T* dy, T* dphi);
+  /// out = a + b, or a if b is null; `add_to`: to += a.
+  void (*sum)(int64_t n, const T* a, const T* b, T* out);
+  void (*add_to)(int64_t n, const T* a, T* to);
 };
 
 template <typename T>
