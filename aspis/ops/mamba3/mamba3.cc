@@ -9,7 +9,6 @@
 #include "aspis/ops/common/primitive.h"
 #include "aspis/ops/mamba3/stages.h"
 #include "aspis/ops/rms_norm/rms_norm.h"
-#include "aspis/ops/silu/silu.h"
 
 namespace aspis {
 namespace {
@@ -207,18 +206,9 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
     state = mx::add(state, mx::multiply(seed, mx::expand_dims(first, {2, 3}, s), s), s);
   }
   const int64_t chunk = o.chunk_size > 0 ? o.chunk_size : std::max<int64_t>(1, kDefaultRows / z.rank);
-  auto [y, ssm] = mamba3_stages::core(log, w, gamma, v, k, q, state, o.cu_seqlens, chunk, s);
+  const auto [y, ssm] = mamba3_stages::core(log, w, gamma, v, k, q, state, o.cu_seqlens, chunk, s);
 
-  if (o.D) y = mx::add(y, mx::multiply(v, mx::reshape(*o.D, {z.heads, 1, 1}, s), s), s);
-  if (o.out_norm_weight) {
-    y = mx::multiply(rms_norm(y, std::nullopt, o.eps, s), mx::expand_dims(*o.out_norm_weight, 1, s), s);
-  }
-  if (o.z) {
-    const auto wide = mx::expand_dims(*o.z, -2, s);
-    y = mx::multiply(y, silu(o.mimo_z ? mx::multiply(wide, *o.mimo_z, s) : wide, s), s);
-  }
-  if (o.mimo_o) y = mx::multiply(y, *o.mimo_o, s);
-  const auto out = z.rank == 1 ? mx::squeeze(y, 3, s) : mx::sum(y, 3, false, s);
+  const auto out = mamba3_stages::combine(y, in.x, o, s);
 
   // An empty sequence hands its state on; its seed has beta 0.
   const auto last_k = mx::swapaxes(ends.last(k, mx::swapaxes(initial.k, 1, 2, s)), 1, 2, s);

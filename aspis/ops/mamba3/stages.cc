@@ -3,6 +3,7 @@
 #include <mlx/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <memory>
 #include <numbers>
@@ -10,6 +11,7 @@
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/common/primitive.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/ops/rms_norm/rms_norm.h"
 
 namespace aspis::mamba3_stages {
 namespace {
@@ -433,6 +435,110 @@ std::pair<mx::array, mx::array> core_composed(const Arrays& in, const std::vecto
   return {rows.empty() ? mx::zeros_like(in[kV], s) : mx::stack(rows, 1, s), state};
 }
 
+// --- combination -------------------------------------------------------------
+
+enum CombineInput { kY, kX, kD, kMimoX, kMimoZ, kMimoO, kZ, kNorm, kCombineInputs };
+
+struct CombineConfig {
+  float eps = 0;
+  std::array<bool, kCombineInputs> has{};
+};
+
+template <typename T>
+kernel::CombineParams<T> combine_params(mx::cpu::CommandEncoder& encoder, const Arrays& in, const CombineConfig& c,
+                                        const char* name) {
+  kernel::CombineParams<T> p;
+  p.shape.batch = in[kY].shape(0), p.shape.length = in[kY].shape(1), p.shape.heads = in[kY].shape(2);
+  p.shape.rank = in[kY].shape(3), p.shape.headdim = in[kY].shape(4);
+  p.eps = static_cast<T>(c.eps);
+  const auto get = [&](int i) { return c.has[i] ? ops::packed<T>(encoder, in[i], name) : nullptr; };
+  p.y = get(kY), p.x = get(kX), p.D = get(kD), p.mimo_x = get(kMimoX), p.mimo_z = get(kMimoZ),
+  p.mimo_o = get(kMimoO);
+  p.z = get(kZ), p.norm = get(kNorm);
+  return p;
+}
+
+// Inputs of the combination and dout -> gradients of the inputs.
+class CombineVjp : public ops::CpuPrimitive {
+ public:
+  CombineVjp(mx::Stream stream, const CombineConfig& config) : CpuPrimitive(stream), config_(config) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      kernel::CombineVjpParams<T> q;
+      q.in = combine_params<T>(encoder, in, config_, name());
+      q.dout = ops::packed<T>(encoder, in[kCombineInputs], name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      const auto get = [&](int i) { return config_.has[i] ? out[i].data<T>() : nullptr; };
+      q.dy = get(kY), q.dD = get(kD), q.dmimo_x = get(kMimoX), q.dmimo_z = get(kMimoZ), q.dmimo_o = get(kMimoO);
+      q.dz = get(kZ), q.dnorm = get(kNorm);
+      if (config_.has[kD]) q.dx = get(kX);
+      encoder.dispatch([q] { kernel::mamba3_combine_vjp(q); });
+    });
+  }
+  const char* name() const override { return "mamba3_combine_vjp"; }
+
+ private:
+  const CombineConfig config_;
+};
+
+class Combine : public ops::CpuPrimitive {
+ public:
+  Combine(mx::Stream stream, const CombineConfig& config) : CpuPrimitive(stream), config_(config) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      auto p = combine_params<T>(encoder, in, config_, name());
+      ops::allocate(encoder, out[0], name());
+      p.out = out[0].data<T>();
+      encoder.dispatch([p] { kernel::mamba3_combine(p); });
+    });
+  }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays&) override {
+    Arrays inputs = primals;
+    inputs.push_back(cotangents[0]);
+    std::vector<mx::Shape> shapes;
+    for (const auto& a : primals) shapes.push_back(a.shape());
+    const Arrays all = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
+                                              std::make_shared<CombineVjp>(stream(), config_), inputs);
+    Arrays wanted;
+    for (const int i : argnums) {
+      // x only counts through the skip.
+      const bool there = i == kX ? config_.has[kD] : config_.has[i];
+      wanted.push_back(there ? all[i] : mx::zeros_like(primals[i], stream()));
+    }
+    return wanted;
+  }
+  const char* name() const override { return "mamba3_combine"; }
+
+ private:
+  const CombineConfig config_;
+};
+
+mx::array combine_composed(mx::array y, const mx::array& x, const Mamba3Options& o, mx::Stream s) {
+  const int heads = y.shape(2);
+  const auto wide = [&](const mx::array& a) { return mx::expand_dims(a, -2, s); };
+  if (o.D) {
+    const auto v = o.mimo_x ? mx::multiply(wide(x), *o.mimo_x, s) : wide(x);
+    y = mx::add(y, mx::multiply(v, mx::reshape(*o.D, {heads, 1, 1}, s), s), s);
+  }
+  if (o.out_norm_weight) {
+    y = mx::multiply(rms_norm_composed(y, std::nullopt, o.eps, s), mx::expand_dims(*o.out_norm_weight, 1, s), s);
+  }
+  if (o.z) {
+    const auto g = o.mimo_z ? mx::multiply(wide(*o.z), *o.mimo_z, s) : wide(*o.z);
+    y = mx::multiply(y, mx::multiply(g, ops::sigmoid(g, s), s), s);
+  }
+  if (o.mimo_o) y = mx::multiply(y, *o.mimo_o, s);
+  return mx::sum(y, 3, false, s);
+}
+
 }  // namespace
 
 mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
@@ -470,6 +576,19 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
   const Arrays out = mx::array::make_arrays({v.shape(), initial.shape(), states}, {3, v.dtype()},
                                             std::make_shared<Core>(stream, cu, chunk), in);
   return {out[0], out[1]};
+}
+
+mx::array combine(const mx::array& y, const mx::array& x, const Mamba3Options& o, mx::Stream stream) {
+  if (composed(stream) || y.size() == 0) return combine_composed(y, x, o, stream);
+  CombineConfig config;
+  config.eps = o.eps;
+  Arrays inputs{y, x};
+  config.has[kY] = config.has[kX] = true;
+  for (const auto* a : {&o.D, &o.mimo_x, &o.mimo_z, &o.mimo_o, &o.z, &o.out_norm_weight}) {
+    config.has[inputs.size()] = a->has_value();
+    inputs.push_back(a->value_or(ops::absent()));
+  }
+  return mx::array(x.shape(), x.dtype(), std::make_shared<Combine>(stream, config), inputs);
 }
 
 }  // namespace aspis::mamba3_stages

@@ -30,4 +30,9 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
                                      const mx::array& initial, const std::vector<int32_t>& cu_seqlens,
                                      int64_t chunk, mx::Stream stream);
 
+/// The output {B, L, H, P} of y {B, L, H, R, P} and x {B, L, H, P}: skip, norm, gate
+/// and the sum over ranks as the options D, mimo_x, out_norm_weight, z, mimo_z and
+/// mimo_o ask for.
+mx::array combine(const mx::array& y, const mx::array& x, const Mamba3Options& options, mx::Stream stream);
+
 }  // namespace aspis::mamba3_stages

@@ -18,5 +18,9 @@ template <typename T>
 void rotary(const RotaryParams<T>& p);
 template <typename T>
 void rotary_vjp(const RotaryVjpParams<T>& p);
+template <typename T>
+void mamba3_combine(const CombineParams<T>& p);
+template <typename T>
+void mamba3_combine_vjp(const CombineVjpParams<T>& p);
 
 }  // namespace aspis::kernel

@@ -296,3 +296,83 @@ TEST_CASE("phase and rotation agree with the definition, their gradients with fi
     }
   }
 }
+
+TEST_CASE("the combination of ranks agrees with the definition, its gradients with finite differences") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const int64_t rank : {1, 3}) {
+      for (int bits = 0; bits < 32; bits++) {
+        const bool skip = bits & 1, norm = bits & 2, gate = bits & 4, in = bits & 8, out_weights = bits & 16;
+        CAPTURE(isa);
+        CAPTURE(rank);
+        CAPTURE(bits);
+        const Mamba3Shape s{1, 3, 2, rank, 5, 2, 0, 4};
+        const int64_t n = s.tokens() * s.heads * s.headdim, m = s.heads * rank * s.headdim;
+        auto y = draw<double>("y", n * rank), x = draw<double>("x", n), D = draw<double>("D", s.heads);
+        auto mx = draw<double>("mx", m), mz = draw<double>("mz", m), mo = draw<double>("mo", m);
+        auto z = draw<double>("z", n), w = draw<double>("w", s.heads * s.headdim);
+        const auto dout = draw<double>("dout", n);
+        std::vector<double> out(n);
+        CombineParams<double> p{s, 1e-5, y.data(), x.data()};
+        if (skip) p.D = D.data();
+        if (in) p.mimo_x = mx.data();
+        if (gate) p.z = z.data();
+        if (gate && in) p.mimo_z = mz.data();
+        if (out_weights) p.mimo_o = mo.data();
+        if (norm) p.norm = w.data();
+        p.out = out.data();
+        const auto loss = [&] {
+          mamba3_combine(p);
+          double sum = 0;
+          for (int64_t i = 0; i < n; i++) sum += out[i] * dout[i];
+          return sum;
+        };
+        loss();
+        for (int64_t at = 0; at < s.tokens() * s.heads; at++) {
+          const int64_t h = at % s.heads;
+          for (int64_t c = 0; c < s.headdim; c++) {
+            double want = 0;
+            for (int64_t r = 0; r < rank; r++) {
+              const auto u = [&](int64_t i) {
+                return y[(at * rank + r) * s.headdim + i] +
+                       (skip ? D[h] * x[at * s.headdim + i] * (in ? mx[(h * rank + r) * s.headdim + i] : 1) : 0);
+              };
+              double squares = 0;
+              for (int64_t i = 0; i < s.headdim; i++) squares += u(i) * u(i);
+              double v = u(c);
+              if (norm) v *= w[h * s.headdim + c] / std::sqrt(squares / static_cast<double>(s.headdim) + 1e-5);
+              const int64_t k = (h * rank + r) * s.headdim + c;
+              if (gate) {
+                const double g = z[at * s.headdim + c] * (in ? mz[k] : 1);
+                v *= g / (1 + std::exp(-g));
+              }
+              want += v * (out_weights ? mo[k] : 1);
+            }
+            CHECK(out[at * s.headdim + c] == doctest::Approx(want).epsilon(1e-12));
+          }
+        }
+        const auto fill = [](const std::vector<double>& v) { return std::vector<double>(v.size(), 7.0); };
+        auto dy = fill(y), dx = fill(x), dD = fill(D), dmx = fill(mx), dmz = fill(mz), dmo = fill(mo),
+             dz = fill(z), dw = fill(w);
+        CombineVjpParams<double> q{p, dout.data(), dy.data()};
+        if (skip) q.dx = dx.data(), q.dD = dD.data();
+        if (in) q.dmimo_x = dmx.data();
+        if (gate) q.dz = dz.data();
+        if (gate && in) q.dmimo_z = dmz.data();
+        if (out_weights) q.dmimo_o = dmo.data();
+        if (norm) q.dnorm = dw.data();
+        mamba3_combine_vjp(q);
+        CHECK(error(numeric(y, loss), dy) < 1e-7);
+        if (skip) CHECK(error(numeric(x, loss), dx) < 1e-7);
+        if (skip) CHECK(error(numeric(D, loss), dD) < 1e-7);
+        if (in && skip) CHECK(error(numeric(mx, loss), dmx) < 1e-7);
+        if (in && !skip) CHECK(dmx == std::vector<double>(dmx.size(), 0));
+        if (gate) CHECK(error(numeric(z, loss), dz) < 1e-7);
+        if (gate && in) CHECK(error(numeric(mz, loss), dmz) < 1e-7);
+        if (out_weights) CHECK(error(numeric(mo, loss), dmo) < 1e-7);
+        if (norm) CHECK(error(numeric(w, loss), dw) < 1e-7);
+      }
+    }
+  }
+  force_isa("");
+}

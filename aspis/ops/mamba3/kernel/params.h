@@ -89,4 +89,31 @@ struct RotaryVjpParams {
   T* dphi = nullptr;   ///< null without angles
 };
 
+/// From the outputs of the ranks to that of the token:
+///
+///     u^r = y^r + D x mimo_x^r;  n^r = u^r rsqrt(mean(u^r u^r) + eps) norm
+///     out = sum_r mimo_o^r n^r silu(z mimo_z^r)
+///
+/// where what is null is left out.
+template <typename T>
+struct CombineParams {
+  Mamba3Shape shape;
+  T eps = 0;
+  const T *y = nullptr, *x = nullptr;                               ///< {tokens, H, R, P}, {tokens, H, P}
+  const T* D = nullptr;                                             ///< {H}
+  const T *mimo_x = nullptr, *mimo_z = nullptr, *mimo_o = nullptr;  ///< {H, R, P}
+  const T* z = nullptr;                                             ///< {tokens, H, P}
+  const T* norm = nullptr;                                          ///< {H, P}
+  T* out = nullptr;                                                 ///< {tokens, H, P}
+};
+
+/// Gradients; each is null exactly if what it belongs to is, but dy.
+template <typename T>
+struct CombineVjpParams {
+  CombineParams<T> in;
+  const T* dout = nullptr;
+  T *dy = nullptr, *dx = nullptr, *dD = nullptr, *dmimo_x = nullptr, *dmimo_z = nullptr, *dmimo_o = nullptr,
+    *dz = nullptr, *dnorm = nullptr;  ///< dx is there exactly if D is
+};
+
 }  // namespace aspis::kernel
