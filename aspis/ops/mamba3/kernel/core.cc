@@ -68,9 +68,18 @@ struct Chunk {
   T through;
 };
 
-// Gathers the vectors of a head and fills the decays, one value a row.
+// Rows of a head lie pages apart, which hardware prefetching does not follow.
 template <typename T>
-Chunk<T> open_chunk(const Mamba3CoreParams<T>& p, const Sequence& s, int64_t c, int64_t h, Work<T>& m) {
+void prefetch(const T* row, int64_t values) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < values; i += kLine) __builtin_prefetch(row + i);
+}
+
+// Gathers the vectors of a head and fills the decays, one value a row; asks for
+// those of the chunk that comes `ahead` of it.
+template <typename T>
+Chunk<T> open_chunk(const Mamba3CoreParams<T>& p, const Sequence& s, int64_t c, int64_t h, int64_t ahead,
+                    Work<T>& m) {
   const Mamba3Shape& shape = p.shape;
   const int64_t R = shape.rank, P = shape.headdim, N = shape.state, H = shape.heads;
   const int64_t first = s.first + c * shape.chunk;
@@ -84,6 +93,13 @@ Chunk<T> open_chunk(const Mamba3CoreParams<T>& p, const Sequence& s, int64_t c, 
     std::copy_n(p.v + at * R * P, R * P, m.v.data() + i * R * P);
     std::copy_n(p.k + at * R * N, R * N, m.k.data() + i * R * N);
     std::copy_n(p.q + at * R * N, R * N, m.q.data() + i * R * N);
+    const int64_t next = first + i + ahead * shape.chunk;
+    if (next >= s.first && next < s.first + s.length) {
+      const int64_t there = at + ahead * shape.chunk * H;
+      prefetch(p.v + there * R * P, R * P);
+      prefetch(p.k + there * R * N, R * N);
+      prefetch(p.q + there * R * N, R * N);
+    }
     sum += p.log[at];
     for (int64_t r = 0; r < R; r++) {
       m.sums[i * R + r] = sum;
@@ -174,7 +190,7 @@ void forward_head(const Mamba3CoreParams<T>& p, const Sequence& q, int64_t index
   const T* const none = nullptr;
   turn(p.initial + (index * s.heads + h) * N * P, P, N, m.state.data());
   for (int64_t c = 0; c < q.chunks; c++) {
-    const Chunk<T> k = open_chunk(p, q, c, h, m);
+    const Chunk<T> k = open_chunk(p, q, c, h, 1, m);
     if (p.states) std::copy(m.state.begin(), m.state.end(), p.states + ((q.slot + c) * s.heads + h) * N * P);
     m.carry = m.state;
     pack(m.state.data(), P, N, P, 0, P, m.packed.data());
@@ -209,7 +225,7 @@ void backward_head(const Mamba3CoreVjpParams<T>& d, const Sequence& sequence, in
   const T* const none = nullptr;
   turn(d.dfinal + (index * s.heads + h) * N * P, P, N, m.carry.data());
   for (int64_t c = sequence.chunks - 1; c >= 0; c--) {
-    const Chunk<T> k = open_chunk(p, sequence, c, h, m);
+    const Chunk<T> k = open_chunk(p, sequence, c, h, -1, m);
     const T* const state = p.states + ((sequence.slot + c) * s.heads + h) * N * P;
     for (int64_t i = 0; i < k.n; i++)
       std::copy_n(d.dy + ((k.token + i) * s.heads + h) * R * P, R * P, m.dy.data() + i * R * P);
