@@ -12,27 +12,22 @@ namespace simd = aspis::HWY_NAMESPACE;
 // sequence, else 0. The difference is formed first and kept non-positive: a
 // product of two exponentials could overflow.
 template <class D, typename T = hn::TFromD<D>>
-HWY_ATTR HWY_INLINE hn::Vec<D> decay(D d, const ChunkDecays<T> &c, int64_t s,
-                                     int64_t t, size_t n) {
+HWY_ATTR HWY_INLINE hn::Vec<D> decay(D d, const ChunkDecays<T>& c, int64_t s, int64_t t, size_t n) {
   const auto zero = hn::Zero(d);
-  const auto difference =
-      hn::Sub(simd::LoadTail(d, c.sums + t, n), hn::Set(d, c.sums[s]));
+  const auto difference = hn::Sub(simd::LoadTail(d, c.sums + t, n), hn::Set(d, c.sums[s]));
   // A NaN must stay one, so the clamp is a choice and not a minimum.
-  const auto clamped =
-      hn::IfThenElse(hn::Gt(difference, zero), zero, difference);
-  const auto after =
-      hn::Ge(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s)));
+  const auto clamped = hn::IfThenElse(hn::Gt(difference, zero), zero, difference);
+  const auto after = hn::Ge(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s)));
   auto e = hn::IfThenElseZero(after, simd::ExpNonPositive(d, clamped));
   if (c.segments) {
-    const auto same =
-        hn::Eq(simd::LoadTail(d, c.segments + t, n), hn::Set(d, c.segments[s]));
+    const auto same = hn::Eq(simd::LoadTail(d, c.segments + t, n), hn::Set(d, c.segments[s]));
     e = hn::IfThenElseZero(same, e);
   }
   return e;
 }
 
 template <typename T>
-HWY_ATTR void weigh(const ChunkDecays<T> &c, const T *scores, T *W) {
+HWY_ATTR void weigh(const ChunkDecays<T>& c, const T* scores, T* W) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t s = 0; s < c.n; s++) {
@@ -45,18 +40,16 @@ HWY_ATTR void weigh(const ChunkDecays<T> &c, const T *scores, T *W) {
         continue;
       }
       const auto e = decay(d, c, s, t, n);
-      const auto product =
-          hn::Mul(simd::LoadTail(d, scores + at, n), hn::Mul(e, weight));
+      const auto product = hn::Mul(simd::LoadTail(d, scores + at, n), hn::Mul(e, weight));
       // 0 times an infinite score would be NaN where nothing may arrive.
-      simd::StoreTail(hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), product), d,
-                      W + at, n);
+      simd::StoreTail(hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), product), d, W + at, n);
     }
   }
 }
 
 template <typename T>
-HWY_ATTR void weigh_vjp(const ChunkDecays<T> &c, const T *scores, const T *dW,
-                        T *W, T *dscores, T *spans, T *dweights) {
+HWY_ATTR void weigh_vjp(const ChunkDecays<T>& c, const T* scores, const T* dW, T* W, T* dscores, T* spans,
+                        T* dweights) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t s = 0; s < c.n; s++) {
@@ -72,31 +65,25 @@ HWY_ATTR void weigh_vjp(const ChunkDecays<T> &c, const T *scores, const T *dW,
       }
       const auto e = decay(d, c, s, t, n);
       const auto none = hn::Eq(e, hn::Zero(d));
-      const auto score =
-          hn::IfThenZeroElse(none, simd::LoadTail(d, scores + at, n));
+      const auto score = hn::IfThenZeroElse(none, simd::LoadTail(d, scores + at, n));
       const auto grad = hn::IfThenZeroElse(none, simd::LoadTail(d, dW + at, n));
       const auto ew = hn::Mul(e, weight);
       simd::StoreTail(hn::Mul(score, ew), d, W + at, n);
-      simd::StoreTail(hn::MulAdd(grad, ew, simd::LoadTail(d, dscores + at, n)),
-                      d, dscores + at, n);
+      simd::StoreTail(hn::MulAdd(grad, ew, simd::LoadTail(d, dscores + at, n)), d, dscores + at, n);
       const auto both = hn::Mul(grad, score);
       sum = hn::MulAdd(both, e, sum);
-      const auto later =
-          hn::Gt(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s)));
-      simd::StoreTail(hn::IfThenElseZero(later, hn::Mul(both, ew)), d,
-                      spans + at, n);
+      const auto later = hn::Gt(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s)));
+      simd::StoreTail(hn::IfThenElseZero(later, hn::Mul(both, ew)), d, spans + at, n);
     }
     dweights[s] = simd::LaneSum(d, sum);
   }
 }
 
 template <typename T>
-HWY_ATTR void span_sums(int64_t n, int64_t stride, const T *spans, T *scratch,
-                        T *dlog) {
+HWY_ATTR void span_sums(int64_t n, int64_t stride, const T* spans, T* scratch, T* dlog) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t t = 0; t < n; t += lanes)
-    hn::StoreU(hn::Zero(d), d, scratch + t);
+  for (int64_t t = 0; t < n; t += lanes) hn::StoreU(hn::Zero(d), d, scratch + t);
   for (int64_t k = 0; k < n; k++) {
     auto sum = hn::Zero(d);
     const auto from = hn::Set(d, static_cast<T>(k));
@@ -104,57 +91,49 @@ HWY_ATTR void span_sums(int64_t n, int64_t stride, const T *spans, T *scratch,
       auto column = hn::LoadU(d, scratch + t);
       if (k > 0) {
         const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - t));
-        column =
-            hn::Add(column, simd::LoadTail(d, spans + (k - 1) * stride + t, m));
+        column = hn::Add(column, simd::LoadTail(d, spans + (k - 1) * stride + t, m));
         hn::StoreU(column, d, scratch + t);
       }
-      sum = hn::Add(
-          sum, hn::IfThenElseZero(hn::Ge(hn::Iota(d, static_cast<T>(t)), from),
-                                  column));
+      sum = hn::Add(sum, hn::IfThenElseZero(hn::Ge(hn::Iota(d, static_cast<T>(t)), from), column));
     }
     dlog[k] += simd::LaneSum(d, sum);
   }
 }
 
 template <typename T>
-HWY_ATTR void scale_rows(int64_t n, int64_t width, const T *scale,
-                         const T *from, int64_t from_stride, T *to,
+HWY_ATTR void scale_rows(int64_t n, int64_t width, const T* scale, const T* from, int64_t from_stride, T* to,
                          int64_t to_stride) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i++) {
-    const T *a = from + i * from_stride;
-    T *b = to + i * to_stride;
+    const T* a = from + i * from_stride;
+    T* b = to + i * to_stride;
     const auto s = hn::Set(d, scale[i]);
     int64_t c = 0;
-    for (; c + lanes <= width; c += lanes)
-      hn::StoreU(hn::Mul(s, hn::LoadU(d, a + c)), d, b + c);
-    for (; c < width; c++)
-      b[c] = scale[i] * a[c];
+    for (; c + lanes <= width; c += lanes) hn::StoreU(hn::Mul(s, hn::LoadU(d, a + c)), d, b + c);
+    for (; c < width; c++) b[c] = scale[i] * a[c];
   }
 }
 
 template <typename T>
-HWY_ATTR void add_rows(int64_t n, int64_t width, const T *scale, const T *from,
-                       int64_t from_stride, T *to, int64_t to_stride) {
+HWY_ATTR void add_rows(int64_t n, int64_t width, const T* scale, const T* from, int64_t from_stride, T* to,
+                       int64_t to_stride) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i++) {
-    const T *a = from + i * from_stride;
-    T *b = to + i * to_stride;
+    const T* a = from + i * from_stride;
+    T* b = to + i * to_stride;
     const auto s = hn::Set(d, scale[i]);
     int64_t c = 0;
     for (; c + lanes <= width; c += lanes)
-      hn::StoreU(hn::MulAdd(s, hn::LoadU(d, a + c), hn::LoadU(d, b + c)), d,
-                 b + c);
-    for (; c < width; c++)
-      b[c] += scale[i] * a[c];
+      hn::StoreU(hn::MulAdd(s, hn::LoadU(d, a + c), hn::LoadU(d, b + c)), d, b + c);
+    for (; c < width; c++) b[c] += scale[i] * a[c];
   }
 }
 
 template <typename T>
-HWY_ATTR void row_dots(int64_t n, int64_t width, const T *a, int64_t a_stride,
-                       const T *b, int64_t b_stride, T *dots) {
+HWY_ATTR void row_dots(int64_t n, int64_t width, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
+                       T* dots) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i++) {
@@ -163,21 +142,18 @@ HWY_ATTR void row_dots(int64_t n, int64_t width, const T *a, int64_t a_stride,
     int64_t c = 0;
     for (; c + 2 * lanes <= width; c += 2 * lanes) {
       s0 = hn::MulAdd(hn::LoadU(d, p + c), hn::LoadU(d, q + c), s0);
-      s1 = hn::MulAdd(hn::LoadU(d, p + c + lanes), hn::LoadU(d, q + c + lanes),
-                      s1);
+      s1 = hn::MulAdd(hn::LoadU(d, p + c + lanes), hn::LoadU(d, q + c + lanes), s1);
     }
     for (; c < width; c += lanes) {
       const size_t m = static_cast<size_t>(HWY_MIN(lanes, width - c));
-      s0 = hn::MulAdd(simd::LoadTail(d, p + c, m), simd::LoadTail(d, q + c, m),
-                      s0);
+      s0 = hn::MulAdd(simd::LoadTail(d, p + c, m), simd::LoadTail(d, q + c, m), s0);
     }
     dots[i] = simd::LaneSum(d, hn::Add(s0, s1));
   }
 }
 
 template <typename T>
-HWY_ATTR void add_column_dots(int64_t n, int64_t width, const T *a, const T *b,
-                              int64_t stride, T *sum, T *dots) {
+HWY_ATTR void add_column_dots(int64_t n, int64_t width, const T* a, const T* b, int64_t stride, T* sum, T* dots) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t c = 0; c < width; c += lanes) {
@@ -186,27 +162,22 @@ HWY_ATTR void add_column_dots(int64_t n, int64_t width, const T *a, const T *b,
     const auto row = [&](int64_t r) HWY_ATTR {
       const int64_t at = r * stride + c;
       const auto v = simd::LoadTail(d, a + at, m);
-      simd::StoreTail(hn::Add(v, simd::LoadTail(d, sum + at, m)), d, sum + at,
-                      m);
+      simd::StoreTail(hn::Add(v, simd::LoadTail(d, sum + at, m)), d, sum + at, m);
       return v;
     };
     int64_t r = 0;
     for (; r + 2 <= n; r += 2) {
       s0 = hn::MulAdd(row(r), simd::LoadTail(d, b + r * stride + c, m), s0);
-      s1 = hn::MulAdd(row(r + 1),
-                      simd::LoadTail(d, b + (r + 1) * stride + c, m), s1);
+      s1 = hn::MulAdd(row(r + 1), simd::LoadTail(d, b + (r + 1) * stride + c, m), s1);
     }
-    if (r < n)
-      s0 = hn::MulAdd(row(r), simd::LoadTail(d, b + r * stride + c, m), s0);
+    if (r < n) s0 = hn::MulAdd(row(r), simd::LoadTail(d, b + r * stride + c, m), s0);
     simd::StoreTail(hn::Add(s0, s1), d, dots + c, m);
   }
 }
 
 template <typename T>
-HWY_ATTR void finish(int64_t n, int64_t width, T *y, const T *x,
-                     int64_t x_stride, const T *D, bool channel_D, const T *z,
-                     int64_t z_stride, T *out, int64_t out_stride,
-                     T *before_gate) {
+HWY_ATTR void finish(int64_t n, int64_t width, T* y, const T* x, int64_t x_stride, const T* D, bool channel_D,
+                     const T* z, int64_t z_stride, T* out, int64_t out_stride, T* before_gate) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i++) {
@@ -214,23 +185,18 @@ HWY_ATTR void finish(int64_t n, int64_t width, T *y, const T *x,
       const size_t m = static_cast<size_t>(HWY_MIN(lanes, width - c));
       auto v = simd::LoadTail(d, y + i * width + c, m);
       if (D) {
-        const auto skip =
-            channel_D ? simd::LoadTail(d, D + c, m) : hn::Set(d, D[0]);
+        const auto skip = channel_D ? simd::LoadTail(d, D + c, m) : hn::Set(d, D[0]);
         v = hn::MulAdd(skip, simd::LoadTail(d, x + i * x_stride + c, m), v);
       }
-      if (before_gate)
-        simd::StoreTail(v, d, before_gate + i * out_stride + c, m);
-      if (z)
-        v = hn::Mul(v,
-                    simd::Silu(d, simd::LoadTail(d, z + i * z_stride + c, m)));
+      if (before_gate) simd::StoreTail(v, d, before_gate + i * out_stride + c, m);
+      if (z) v = hn::Mul(v, simd::Silu(d, simd::LoadTail(d, z + i * z_stride + c, m)));
       simd::StoreTail(v, d, out + i * out_stride + c, m);
     }
   }
 }
 
 template <typename T>
-HWY_ATTR void gate_vjp(int64_t n, const T *dout, const T *y, const T *z, T *G,
-                       T *dz) {
+HWY_ATTR void gate_vjp(int64_t n, const T* dout, const T* y, const T* z, T* G, T* dz) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t c = 0; c < n; c += lanes) {
@@ -239,26 +205,23 @@ HWY_ATTR void gate_vjp(int64_t n, const T *dout, const T *y, const T *z, T *G,
     auto value = hn::Zero(d), slope = value;
     simd::SiluAndGrad(d, simd::LoadTail(d, z + c, m), value, slope);
     simd::StoreTail(hn::Mul(g, value), d, G + c, m);
-    simd::StoreTail(hn::Mul(hn::Mul(g, simd::LoadTail(d, y + c, m)), slope), d,
-                    dz + c, m);
+    simd::StoreTail(hn::Mul(hn::Mul(g, simd::LoadTail(d, y + c, m)), slope), d, dz + c, m);
   }
 }
 
 template <typename T>
-HWY_ATTR void skip_vjp(int64_t n, int64_t width, const T *G, const T *x,
-                       int64_t x_stride, const T *D, bool channel_D, T *dx,
-                       int64_t dx_stride, T *dD) {
+HWY_ATTR void skip_vjp(int64_t n, int64_t width, const T* G, const T* x, int64_t x_stride, const T* D,
+                       bool channel_D, T* dx, int64_t dx_stride, T* dD) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t c = 0; c < width; c += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, width - c));
-    const auto skip =
-        channel_D ? simd::LoadTail(d, D + c, m) : hn::Set(d, D[0]);
+    const auto skip = channel_D ? simd::LoadTail(d, D + c, m) : hn::Set(d, D[0]);
     auto sum = simd::LoadTail(d, dD + c, m);
     for (int64_t i = 0; i < n; i++) {
       const auto g = simd::LoadTail(d, G + i * width + c, m);
       sum = hn::MulAdd(g, simd::LoadTail(d, x + i * x_stride + c, m), sum);
-      T *to = dx + i * dx_stride + c;
+      T* to = dx + i * dx_stride + c;
       simd::StoreTail(hn::MulAdd(skip, g, simd::LoadTail(d, to, m)), d, to, m);
     }
     simd::StoreTail(sum, d, dD + c, m);
@@ -271,36 +234,33 @@ HWY_ATTR HWY_INLINE hn::Vec<D> step_value(D d, hn::Vec<D> x, bool softplus) {
 }
 
 template <typename T>
-HWY_ATTR void time_steps(int64_t n, const T *raw, T bias, bool softplus, T low,
-                         T high, T *dt) {
+HWY_ATTR void time_steps(int64_t n, const T* raw, T bias, bool softplus, T low, T high, T* dt) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - i));
-    auto v = step_value(
-        d, hn::Add(simd::LoadTail(d, raw + i, m), hn::Set(d, bias)), softplus);
+    auto v = step_value(d, hn::Add(simd::LoadTail(d, raw + i, m), hn::Set(d, bias)), softplus);
     v = simd::ClampHigh(d, simd::ClampLow(d, v, low), high);
     simd::StoreTail(v, d, dt + i, m);
   }
 }
 
 template <typename T>
-HWY_ATTR void time_slopes(int64_t n, const T *raw, T bias, bool softplus, T low,
-                          T high, T *slopes) {
+HWY_ATTR void time_slopes(int64_t n, const T* raw, T bias, bool softplus, T low, T high, T* slopes) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - i));
     const auto x = hn::Add(simd::LoadTail(d, raw + i, m), hn::Set(d, bias));
     const auto v = step_value(d, x, softplus);
-    const auto outside =
-        hn::Or(hn::Lt(v, hn::Set(d, low)), hn::Gt(v, hn::Set(d, high)));
+    const auto outside = hn::Or(hn::Lt(v, hn::Set(d, low)), hn::Gt(v, hn::Set(d, high)));
     const auto slope = softplus ? simd::SoftplusGrad(d, x) : hn::Set(d, T(1));
     simd::StoreTail(hn::IfThenZeroElse(outside, slope), d, slopes + i, m);
   }
 }
 
-template <typename T> HWY_ATTR void exponentials(int64_t n, const T *x, T *e) {
+template <typename T>
+HWY_ATTR void exponentials(int64_t n, const T* x, T* e) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i += lanes) {
@@ -310,20 +270,19 @@ template <typename T> HWY_ATTR void exponentials(int64_t n, const T *x, T *e) {
 }
 
 template <typename T>
-HWY_ATTR void step(int64_t headdim, int64_t state, T a, T dt, const T *x,
-                   const T *B, const T *C, const T *from, T *to, T *y) {
+HWY_ATTR void step(int64_t headdim, int64_t state, T a, T dt, const T* x, const T* B, const T* C, const T* from,
+                   T* to, T* y) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto decay = hn::Set(d, a);
   for (int64_t i = 0; i < headdim; i++) {
     const T *old = from + i * state, value = dt * x[i];
-    T *now = to + i * state;
+    T* now = to + i * state;
     const auto v = hn::Set(d, value);
     auto sum = hn::Zero(d);
     for (int64_t n = 0; n < state; n += lanes) {
       const size_t m = static_cast<size_t>(HWY_MIN(lanes, state - n));
-      const auto h = hn::MulAdd(v, simd::LoadTail(d, B + n, m),
-                                hn::Mul(decay, simd::LoadTail(d, old + n, m)));
+      const auto h = hn::MulAdd(v, simd::LoadTail(d, B + n, m), hn::Mul(decay, simd::LoadTail(d, old + n, m)));
       simd::StoreTail(h, d, now + n, m);
       sum = hn::MulAdd(h, simd::LoadTail(d, C + n, m), sum);
     }
@@ -331,17 +290,17 @@ HWY_ATTR void step(int64_t headdim, int64_t state, T a, T dt, const T *x,
   }
 }
 
-template <typename T> ChunkLoops<T> loops() {
-  return {&weigh<T>,        &weigh_vjp<T>, &span_sums<T>,       &scale_rows<T>,
-          &add_rows<T>,     &row_dots<T>,  &add_column_dots<T>, &finish<T>,
-          &gate_vjp<T>,     &skip_vjp<T>,  &time_steps<T>,      &time_slopes<T>,
-          &exponentials<T>, &step<T>};
+template <typename T>
+ChunkLoops<T> loops() {
+  return {&weigh<T>,      &weigh_vjp<T>,       &span_sums<T>,    &scale_rows<T>, &add_rows<T>,
+          &row_dots<T>,   &add_column_dots<T>, &finish<T>,       &gate_vjp<T>,   &skip_vjp<T>,
+          &time_steps<T>, &time_slopes<T>,     &exponentials<T>, &step<T>};
 }
 
-HWY_ATTR void fill_loops(ChunkLoops<float> &single, ChunkLoops<double> &wide) {
+HWY_ATTR void fill_loops(ChunkLoops<float>& single, ChunkLoops<double>& wide) {
   single = loops<float>();
   wide = loops<double>();
 }
 
-} // namespace aspis::kernel::HWY_NAMESPACE
+}  // namespace aspis::kernel::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -224,7 +224,11 @@ void run_head(const SsdParams<T>& p, const Row& row, int64_t h, int64_t from, in
     const int64_t first = b.spans[0].first, next = first + b.tokens;
     if (p.states && b.spans[0].opens) {
       T* const kept = p.states + ((row.slot + b.spans[0].chunk) * s.heads + h) * s.state * P;
-      for (int64_t n = 0; n < s.state; n++) std::copy_n(state + n * width, P, kept + n * P);
+      if (width == P) {
+        std::copy_n(state, s.state * P, kept);
+      } else {
+        for (int64_t n = 0; n < s.state; n++) std::copy_n(state + n * width, P, kept + n * P);
+      }
     }
     // Only the last span may be short, so that tokens stay dense.
     T parts[most];
