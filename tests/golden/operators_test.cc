@@ -15,6 +15,7 @@
 #include "aspis/base/file.h"
 #include "aspis/io/array_io.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
+#include "aspis/ops/gated_norm/gated_norm.h"
 #include "aspis/ops/mamba3/mamba3.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 #include "aspis/ops/ssd/ssd.h"
@@ -179,6 +180,19 @@ TEST_CASE("mamba3 has PyTorch's values and gradients") {
   check("mamba3_siso_norm", [&](const Named& in) { return run(in, adjacent, AActivation::kSoftplus); });
   check("mamba3_mimo", [&](const Named& in) { return run(in, half, AActivation::kHeavyTail); });
   check("mamba3_mimo_norm", [&](const Named& in) { return run(in, half, AActivation::kHeavyTail); });
+}
+
+TEST_CASE("gated norms have PyTorch's values and gradients") {
+  const auto run = [](const Named& in, int group, bool norm_first, bool center) {
+    const GatedNormOptions o{optional(in, "z"), optional(in, "weight"), optional(in, "bias"), group, norm_first};
+    return Named{{"out", center ? layer_norm_gated(in.at("x"), o) : rmsnorm_gated(in.at("x"), o)}};
+  };
+  check("rmsnorm_gate_first", [&](const Named& in) { return run(in, 0, false, false); });
+  check("rmsnorm_gate_first_groups", [&](const Named& in) { return run(in, 4, false, false); });
+  check("rmsnorm_norm_first", [&](const Named& in) { return run(in, 6, true, false); });
+  check("rmsnorm_no_gate", [&](const Named& in) { return run(in, 0, false, false); });
+  check("layer_norm_gate_first", [&](const Named& in) { return run(in, 0, false, true); });
+  check("layer_norm_norm_first_groups", [&](const Named& in) { return run(in, 4, true, true); });
 }
 
 }  // namespace
