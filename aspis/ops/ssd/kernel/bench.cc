@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
   const int64_t length = argument(1, 2048), heads = argument(2, 24), P = argument(3, 64), N = argument(4, 128);
   for (const int threads : {1, 2}) {
     set_num_threads(threads);
-    for (const int64_t chunk : {0, 64}) {
+    for (const int64_t chunk : {0, 32, 48, 64, 96, 128}) {
       ssd_test::Options o;
       o.z = o.D = o.bias = o.softplus = o.initial = false;
       SsdShape shape{1, length, heads, P, 1, N, chunk > 0 ? chunk : 64};

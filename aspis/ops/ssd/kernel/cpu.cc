@@ -1,13 +1,12 @@
-// Mamba-2's state space dual form on the CPU, in chunks.
+// Mamba-2's state space dual form on the CPU: the gradient, the step, and the
+// forward pass in chunks (recurrence.h has the other one).
 //
 // Everything of size N P is a matrix product (ops/linear/kernel/product.h runs
-// at nine tenths of the multiply-add peak, where the recurrence with its state
-// in registers spends three instructions on five operations and stays below
-// eight tenths of five sixths). A chunk is short enough (64 tokens) that the
-// part inside it costs a fifth of the whole.
+// at nine tenths of the multiply-add peak). A chunk is short enough (64 tokens)
+// that the part inside it costs a fifth of the whole.
 //
-// Squares over the tokens of a chunk are stored s over t (chunk.h). The state
-// of a head is kept as {N, P}; the public layout is {P, N}.
+// Squares over the tokens of a chunk are stored s over t (chunk.h). The state of
+// a head is kept as {N, P}; the public layout is {P, N}.
 
 #include "aspis/ops/ssd/kernel/cpu.h"
 
