@@ -13,6 +13,7 @@
 #include "aspis/ops/layer_norm/layer_norm_cases.h"
 #include "aspis/ops/linear/linear_cases.h"
 #include "aspis/ops/mamba3/mamba3_cases.h"
+#include "aspis/ops/pscan/pscan_cases.h"
 #include "aspis/ops/rms_norm/rms_norm_cases.h"
 #include "aspis/ops/selective_scan/selective_scan_cases.h"
 #include "aspis/ops/silu/silu_cases.h"
@@ -23,25 +24,10 @@ namespace aspis {
 
 const std::vector<harness::OpEntry>& op_registry() {
   static const std::vector<harness::OpEntry> entries = {
-      selective_scan_entry(),
-      ssd_entry(),
-      mamba3_entry(),
-      rmsnorm_gated_entry(),
-      layer_norm_gated_entry(),
-      causal_conv1d_entry(),
-      linear_entry(),
-      attention_entry(),
-      layer_norm_entry(),
-      rms_norm_entry(),
-      softmax_entry(),
-      silu_entry(),
-      gelu_entry(),
-      add_n_entry(),
-      cross_entropy_entry(),
-      adamw_entry(),
-      grad_norm_entry(),
-      conv2d_entry(),
-      conv3d_entry(),
+      selective_scan_entry(),   ssd_entry(),           mamba3_entry(),    pscan_entry(),     rmsnorm_gated_entry(),
+      layer_norm_gated_entry(), causal_conv1d_entry(), linear_entry(),    attention_entry(), layer_norm_entry(),
+      rms_norm_entry(),         softmax_entry(),       silu_entry(),      gelu_entry(),      add_n_entry(),
+      cross_entropy_entry(),    adamw_entry(),         grad_norm_entry(), conv2d_entry(),    conv3d_entry(),
   };
   return entries;
 }
