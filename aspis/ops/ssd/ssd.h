@@ -42,7 +42,7 @@ struct SsdOptions {
 ///
 /// @param x     {B, L, H, P}; rows may have gaps (slices)
 /// @param dt    {B, L, H}
-/// @param A     {H}, negative
+/// @param A     {H}; negative values decay
 /// @param B, C  {B, L, G, N} with H % G == 0, or {B, L, N}
 /// @return {B, L, H, P} of x's dtype
 ///

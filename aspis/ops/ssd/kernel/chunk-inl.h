@@ -9,16 +9,16 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
 
 // exp(sums_t - sums_s) where t comes after s (or is s) and both are of one
-// sequence, else 0. The difference is formed first and kept non-positive: a
-// product of two exponentials could overflow.
+// sequence, else 0. The difference is formed first: a product of two
+// exponentials could overflow. Running sums of negative numbers never rise, so
+// that the difference is not positive unless A is.
 template <class D, typename T = hn::TFromD<D>>
 HWY_ATTR HWY_INLINE hn::Vec<D> decay(D d, const ChunkDecays<T>& c, int64_t s, int64_t t, size_t n) {
-  const auto zero = hn::Zero(d);
   const auto difference = hn::Sub(simd::LoadTail(d, c.sums + t, n), hn::Set(d, c.sums[s]));
-  // A NaN must stay one, so the clamp is a choice and not a minimum.
-  const auto clamped = hn::IfThenElse(hn::Gt(difference, zero), zero, difference);
-  const auto after = hn::Ge(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s)));
-  auto e = hn::IfThenElseZero(after, simd::ExpNonPositive(d, clamped));
+  // Lanes behind the last token have no part either.
+  const auto after =
+      hn::And(hn::Ge(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s))), hn::FirstN(d, n));
+  auto e = hn::IfThenElseZero(after, simd::Exp(d, hn::IfThenElseZero(after, difference)));
   if (c.segments) {
     const auto same = hn::Eq(simd::LoadTail(d, c.segments + t, n), hn::Set(d, c.segments[s]));
     e = hn::IfThenElseZero(same, e);

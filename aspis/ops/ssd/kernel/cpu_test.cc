@@ -17,7 +17,7 @@ using namespace aspis::kernel::ssd_test;
 namespace {
 
 struct Case {
-  const char* name;
+  std::string name;
   SsdShape shape;  // batch, length, heads, headdim, groups, state, chunk
   Options options;
 };
@@ -39,6 +39,7 @@ std::vector<Case> cases() {
       {"vectors", {1, 70, 2, 64, 1, 32, 64}, {}},
       {"wide", {1, 66, 2, 40, 2, 130, 32}, {}},
       {"chunk longer than the sequence", {2, 5, 2, 3, 1, 4, 64}, {}},
+      {"growth", {1, 40, 2, 4, 1, 4, 16}, {.decay = -0.3}},
       {"fast decay", {1, 60, 2, 4, 1, 4, 16}, {.decay = 100}},
       {"packed", {1, 31, 3, 4, 1, 5, 4}, {.cu = {0, 1, 3, 3, 10, 14, 31}}},
       {"no tokens", {1, 0, 2, 3, 1, 4, 4}, {.cu = {0, 0, 0}}},
@@ -56,7 +57,8 @@ void compare(const Results<T>& got, const Results<W>& want, double forward, doub
   const auto a = Results<T>::fields();
   const auto b = Results<W>::fields();
   for (size_t i = 0; i < a.size(); i++) {
-    CAPTURE(a[i].first);
+    const std::string field = a[i].first;
+    CAPTURE(field);
     CHECK(error(got.*a[i].second, want.*b[i].second) < (i < 2 ? forward : gradient));
   }
 }

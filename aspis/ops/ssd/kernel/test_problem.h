@@ -20,7 +20,7 @@ struct Options {
   std::vector<int32_t> cu = {};       ///< cu_seqlens
   std::vector<int32_t> seq_idx = {};  ///< {B, L}
   int64_t gap = 0;                    ///< values between rows of x, z, B and C
-  double decay = 1;                   ///< largest -A
+  double decay = 1;                   ///< largest -A, or the negative of the largest A
 };
 
 template <typename T>
