@@ -29,6 +29,7 @@ inline const std::vector<SsdCase> kSsdCases = {
     {1, 257, 5, 80, 5, 32, 0, "Dzbsi", harness::kCheck | harness::kFull},
     {1, 150, 3, 24, 1, 256, 64, "Dzbsi", harness::kCheck | harness::kFull},
     {1, 2048, 24, 64, 1, 128, 0, "", harness::kPerf},
+    {1, 2048, 24, 64, 1, 128, 64, "", harness::kPerf},
     {1, 8192, 24, 64, 1, 128, 0, "", harness::kPerf},
     {1, 2048, 24, 64, 1, 128, 0, "Dzbs", harness::kPerf},
     {8, 196, 12, 64, 1, 64, 0, "Dzbs", harness::kPerf},

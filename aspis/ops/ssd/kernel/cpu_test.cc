@@ -37,6 +37,7 @@ std::vector<Case> cases() {
       {"clipped without softplus", {1, 23, 3, 4, 1, 4, 8}, {.softplus = false, .dt_min = 0.1, .dt_max = 0.3}},
       {"rows with gaps", {2, 21, 4, 5, 2, 6, 8}, {.gap = 3}},
       {"vectors", {1, 70, 2, 64, 1, 32, 64}, {}},
+      {"many chunks", {1, 400, 12, 8, 1, 16, 16}, {}},
       {"wide", {1, 66, 2, 40, 2, 130, 32}, {}},
       {"chunk longer than the sequence", {2, 5, 2, 3, 1, 4, 64}, {}},
       {"growth", {1, 40, 2, 4, 1, 4, 16}, {.decay = -0.3}},
