@@ -7,6 +7,7 @@
 #include "aspis/ops/causal_conv1d/causal_conv1d_cases.h"
 #include "aspis/ops/conv/conv_cases.h"
 #include "aspis/ops/cross_entropy/cross_entropy_cases.h"
+#include "aspis/ops/cross_scan/cross_scan_cases.h"
 #include "aspis/ops/gated_norm/gated_norm_cases.h"
 #include "aspis/ops/gelu/gelu_cases.h"
 #include "aspis/ops/grad_norm/grad_norm_cases.h"
@@ -24,10 +25,12 @@ namespace aspis {
 
 const std::vector<harness::OpEntry>& op_registry() {
   static const std::vector<harness::OpEntry> entries = {
-      selective_scan_entry(),   ssd_entry(),           mamba3_entry(),    pscan_entry(),     rmsnorm_gated_entry(),
-      layer_norm_gated_entry(), causal_conv1d_entry(), linear_entry(),    attention_entry(), layer_norm_entry(),
-      rms_norm_entry(),         softmax_entry(),       silu_entry(),      gelu_entry(),      add_n_entry(),
-      cross_entropy_entry(),    adamw_entry(),         grad_norm_entry(), conv2d_entry(),    conv3d_entry(),
+      selective_scan_entry(), ssd_entry(),           mamba3_entry(),        pscan_entry(),
+      cross_scan_entry(),     cross_merge_entry(),   rmsnorm_gated_entry(), layer_norm_gated_entry(),
+      causal_conv1d_entry(),  linear_entry(),        attention_entry(),     layer_norm_entry(),
+      rms_norm_entry(),       softmax_entry(),       silu_entry(),          gelu_entry(),
+      add_n_entry(),          cross_entropy_entry(), adamw_entry(),         grad_norm_entry(),
+      conv2d_entry(),         conv3d_entry(),
   };
   return entries;
 }
