@@ -17,6 +17,11 @@ function(aspis_compile_options target)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # GCC 12 warns wrongly about std::string concatenation (GCC bug 105651).
     target_compile_options(${target} PRIVATE -Wno-restrict)
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+      # It also takes vectors that are filled under one condition and read under
+      # the same one for uninitialized, because NEON's intrinsics are plain code.
+      target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
+    endif()
   endif()
   if(ASPIS_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
