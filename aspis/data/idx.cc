@@ -125,7 +125,7 @@ std::vector<std::string> file_names(Split split, bool images) {
 std::filesystem::path find_file(const std::filesystem::path& folder, Split split, bool images) {
   for (const std::string& name : file_names(split, images)) {
     for (const char* suffix : kSuffixes) {
-      const auto path = folder / (name + suffix);
+      auto path = folder / (name + suffix);
       std::error_code error;
       if (std::filesystem::exists(path, error)) return path;
     }

@@ -173,6 +173,7 @@ class ShapesDataset final : public Dataset {
 const std::vector<std::string>& shape_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> list;
+    list.reserve(std::size(kShapes));
     for (const Shape& s : kShapes) list.emplace_back(s.name);
     return list;
   }();

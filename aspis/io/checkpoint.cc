@@ -1,7 +1,7 @@
 #include "aspis/io/checkpoint.h"
 
 #include <fmt/format.h>
-#include <signal.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): kill() is in the POSIX header only
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -358,7 +358,7 @@ auto load_first(const fs::path& folder, const std::vector<fs::path>& fallback, L
       if (!first) first = d.error;
     }
   }
-  if (first) throw *first;
+  if (first) throw Error(*first);
   throw Error(ErrorKind::kModel,
               {.where = candidates[0].string(), .required = "a checkpoint must be here", .got = "none", .hint = {}});
 }
@@ -474,6 +474,7 @@ std::vector<fs::path> former_checkpoints(const fs::path& folder_given) {
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   std::vector<fs::path> paths;
+  paths.reserve(found.size());
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
 }

@@ -26,7 +26,9 @@ constexpr const char* kDim = "\x1b[2m";
 constexpr const char* kGood = "\x1b[32m";
 constexpr const char* kBold = "\x1b[1m";
 
-std::string painted(const char* code, std::string text, bool color) { return color ? code + text + kReset : text; }
+std::string painted(const char* code, const std::string& text, bool color) {
+  return color ? code + text + kReset : text;
+}
 
 bool set(const char* value) { return value != nullptr && *value != '\0'; }
 

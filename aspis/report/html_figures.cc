@@ -129,7 +129,9 @@ struct Point {
 constexpr double kCell = 20;
 
 Point centre(const ReportData& d, int32_t cell) {
-  return {(cell % d.grid_width + 0.5) * kCell, (cell / d.grid_width + 0.5) * kCell};
+  const int32_t row = cell / d.grid_width;
+  const int32_t column = cell % d.grid_width;
+  return {(column + 0.5) * kCell, (row + 0.5) * kCell};
 }
 
 // A triangle on the middle of a step, pointing along it.

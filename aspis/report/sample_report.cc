@@ -123,7 +123,7 @@ std::string make_png(int side, const std::string& pixels) {
   head += std::string("\x08\0\0\0\0", 5);  // 8 bit grey
   std::string rows;
   for (int r = 0; r < side; ++r)
-    rows += '\0' + pixels.substr(static_cast<size_t>(r * side), static_cast<size_t>(side));
+    rows += '\0' + pixels.substr(static_cast<size_t>(r) * static_cast<size_t>(side), static_cast<size_t>(side));
   // One stored deflate block: fine up to 65535 bytes.
   const auto n = static_cast<uint16_t>(rows.size());
   std::string body("\x78\x01\x01", 3);

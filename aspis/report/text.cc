@@ -151,7 +151,7 @@ std::string csv_field(std::string_view text) {
 }
 
 std::string shorten(std::string_view text, size_t width, bool utf8) {
-  const std::string valid = to_valid_utf8(text);
+  std::string valid = to_valid_utf8(text);
   if (utf8_length(valid) <= width) return valid;
   if (width == 0) return {};
   size_t end = 0;
