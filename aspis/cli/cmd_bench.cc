@@ -89,7 +89,7 @@ harness::PerfResult measure_model(const std::string& name, const Options& o) {
   r.op = name;
   r.case_name = fmt::format("batch {}", o.batch);
   model->eval();
-  const auto out = [&] { return model->num_classes() > 0 ? model->logits(images) : model->encode(images); };
+  const auto out = [&] { return model->num_classes() > 0 ? model->logits(images) : model->forward_features(images); };
   r.forward.median = median_seconds(o.seconds / 2, [&] { mx::eval(out()); });
   model->train();
   r.forward_backward.median = median_seconds(o.seconds / 2, [&] {

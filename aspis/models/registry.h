@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "aspis/base/error.h"
 #include "aspis/models/image_model.h"
 
 namespace aspis {

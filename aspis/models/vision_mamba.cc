@@ -83,7 +83,7 @@ VisionMambaConfig VisionMambaConfig::from_json(std::string_view text, const std:
 }
 
 VisionMamba::VisionMamba(const VisionMambaConfig& config, uint64_t seed)
-    : ImageModel(checked(config), Init(seed, parse_init_recipe(config.init))), config_(config) {
+    : PatchEncoder(checked(config), Init(seed, parse_init_recipe(config.init))), config_(config) {
   const Init init(seed, parse_init_recipe(config.init));
   for (int64_t i = 0; i < config.depth; i++) {
     const std::string name = fmt::format("blocks.{}", i);
@@ -95,9 +95,8 @@ VisionMamba::VisionMamba(const VisionMambaConfig& config, uint64_t seed)
   add_tail();
 }
 
-Residual VisionMamba::layers(Residual tokens, bool subset) const {
-  for (const auto& block : blocks) tokens = block->forward(tokens, subset);
-  return tokens;
+Residual VisionMamba::block(int64_t i, const Residual& tokens, bool subset) const {
+  return blocks[static_cast<size_t>(i)]->forward(tokens, subset);
 }
 
 ModelCost VisionMamba::cost() const {

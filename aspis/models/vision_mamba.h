@@ -5,13 +5,13 @@
 #include <string_view>
 #include <vector>
 
-#include "aspis/models/image_model.h"
+#include "aspis/models/patch_encoder.h"
 #include "aspis/nn/mamba_block.h"
 
 namespace aspis {
 
 /// config.json with model_type "vision_mamba". Defaults are those of mlx-vision-mamba 0.1.1.
-struct VisionMambaConfig : ImageModelConfig {
+struct VisionMambaConfig : PatchEncoderConfig {
   int64_t d_state = 16;
   int64_t d_conv = 4;
   int64_t expand_factor = 2;
@@ -32,8 +32,8 @@ struct VisionMambaConfig : ImageModelConfig {
 };
 
 /// The encoder of mlx-vision-mamba: patch tokens, learned positions, `depth`
-/// MultiDirectionalMambaBlocks, LayerNorm; see ImageModel for the interface.
-class VisionMamba final : public ImageModel {
+/// MultiDirectionalMambaBlocks, LayerNorm; see PatchEncoder for the interface.
+class VisionMamba final : public PatchEncoder {
  public:
   explicit VisionMamba(const VisionMambaConfig& config, uint64_t seed = 0);
   std::string type_name() const override { return "VisionMamba"; }
@@ -43,7 +43,7 @@ class VisionMamba final : public ImageModel {
   const VisionMambaConfig& config() const { return config_; }
 
  protected:
-  Residual layers(Residual tokens, bool subset) const override;
+  Residual block(int64_t i, const Residual& tokens, bool subset) const override;
 
  private:
   VisionMambaConfig config_;

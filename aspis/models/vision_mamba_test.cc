@@ -224,4 +224,27 @@ TEST_CASE("multiply_adds_are_those_of_the_layers") {
   CHECK(cost.training_bytes(4) > 2 * cost.inference_bytes(4));
 }
 
+TEST_CASE("vision_mamba_counts_the_work_of_its_graph") {
+  const VisionMamba model(small(), 1);
+  const auto counted = count_work({model.logits(mx::zeros({1, 12, 12, 2}))});
+  CHECK(counted.macs == model.cost().macs);
+  CHECK(counted.scan_macs == model.cost().scan_macs);
+  CHECK(counted.exps == model.cost().exps);
+}
+
+TEST_CASE("vision_mamba_is_a_backbone_with_a_stage_per_block") {
+  const VisionMamba model(small(), 1);
+  const auto images = mx::reshape(mx::arange(2.0 * 12 * 12 * 2), {2, 12, 12, 2}) / mx::array(576.f);
+  REQUIRE(model.stages().size() == 2);
+  CHECK(model.stages()[1].reduction == 4);
+  CHECK(model.stages()[1].channels == 8);
+  const auto maps = model.feature_maps(images, {-1, 0});
+  REQUIRE(maps.size() == 2);
+  CHECK(maps[0].shape() == mx::Shape{2, 3, 3, 8});
+  // The last map is what the final norm encodes.
+  CHECK(normalised_error(model.norm(mx::reshape(maps[0], {2, 9, 8})), model.encode(images)) < 1e-6);
+  CHECK(normalised_error(maps[1], maps[0]) > 1e-3);
+  CHECK_THROWS_WITH_AS(model.feature_maps(images, {2}), doctest::Contains("out_indices must lie in [-2, 2)"), Error);
+}
+
 }  // namespace aspis

@@ -69,7 +69,7 @@ VisionTransformerConfig VisionTransformerConfig::from_json(std::string_view text
 }
 
 VisionTransformer::VisionTransformer(const VisionTransformerConfig& config, uint64_t seed)
-    : ImageModel(checked(config), Init(seed, parse_init_recipe(config.init))), config_(config) {
+    : PatchEncoder(checked(config), Init(seed, parse_init_recipe(config.init))), config_(config) {
   const Init init(seed, parse_init_recipe(config.init));
   for (int64_t i = 0; i < config.depth; i++) {
     const std::string name = fmt::format("blocks.{}", i);
@@ -80,9 +80,8 @@ VisionTransformer::VisionTransformer(const VisionTransformerConfig& config, uint
   add_tail();
 }
 
-Residual VisionTransformer::layers(Residual tokens, bool) const {
-  for (const auto& block : blocks) tokens = block->forward(tokens);
-  return tokens;
+Residual VisionTransformer::block(int64_t i, const Residual& tokens, bool) const {
+  return blocks[static_cast<size_t>(i)]->forward(tokens);
 }
 
 ModelCost VisionTransformer::cost() const {

@@ -5,13 +5,13 @@
 #include <string_view>
 #include <vector>
 
-#include "aspis/models/image_model.h"
+#include "aspis/models/patch_encoder.h"
 #include "aspis/nn/attention.h"
 
 namespace aspis {
 
 /// config.json with model_type "vision_transformer". Defaults are those of mlx-vision-mamba 0.1.1.
-struct VisionTransformerConfig : ImageModelConfig {
+struct VisionTransformerConfig : PatchEncoderConfig {
   int64_t num_heads = 6;
   int64_t mlp_ratio = 4;
 
@@ -26,7 +26,7 @@ struct VisionTransformerConfig : ImageModelConfig {
 
 /// The ViT twin of VisionMamba: the same interface, `depth` pre-norm blocks of
 /// attention without biases and an MLP with exact GELU; no class token.
-class VisionTransformer final : public ImageModel {
+class VisionTransformer final : public PatchEncoder {
  public:
   explicit VisionTransformer(const VisionTransformerConfig& config, uint64_t seed = 0);
   std::string type_name() const override { return "VisionTransformer"; }
@@ -36,7 +36,7 @@ class VisionTransformer final : public ImageModel {
   const VisionTransformerConfig& config() const { return config_; }
 
  protected:
-  Residual layers(Residual tokens, bool subset) const override;
+  Residual block(int64_t i, const Residual& tokens, bool subset) const override;
 
  private:
   VisionTransformerConfig config_;

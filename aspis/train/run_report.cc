@@ -55,22 +55,24 @@ void add_scan_orders(report::ReportData& d, const std::vector<int64_t>& grid, co
 }
 
 void add_model_facts(report::ReportData& d, const ImageModel& model) {
-  const ImageModelConfig& c = model.base_config();
   const ModelCost cost = model.cost();
   const auto fact = [&](const char* name, std::string value) { d.model_facts.push_back({name, std::move(value)}); };
   fact("Family", model.model_type());
   fact("Parameters", report::format_si(static_cast<double>(model.parameter_count())));
   fact("Multiply-adds per image", report::format_si(static_cast<double>(cost.macs)));
   fact("of these in scans", report::format_si(static_cast<double>(cost.scan_macs)));
-  fact("Input", fmt::format("{} x {} x {}", c.img_size, c.img_size, c.in_channels));
-  fact("Patch", fmt::format("{} x {}", c.patch_size, c.patch_size));
-  fact("Tokens", std::to_string(c.tokens()));
-  fact("Width", std::to_string(c.embed_dim));
-  fact("Depth", std::to_string(c.depth));
+  fact("Input", fmt::format("{}", fmt::join(model.input_shape(), " x ")));
+  if (const auto* encoder = dynamic_cast<const PatchEncoder*>(&model)) {
+    const PatchEncoderConfig& c = encoder->base_config();
+    fact("Patch", fmt::format("{} x {}", c.patch_size, c.patch_size));
+    fact("Tokens", std::to_string(c.tokens()));
+    fact("Width", std::to_string(c.embed_dim));
+    fact("Depth", std::to_string(c.depth));
+  }
   if (const auto* mamba = dynamic_cast<const VisionMamba*>(&model)) {
     fact("State size", std::to_string(mamba->config().d_state));
     fact("Directions", fmt::format("{} ({})", mamba->config().directions(), mamba->config().scan_order));
-    const auto grid = c.grid();
+    const auto grid = mamba->config().grid();
     if (grid.size() == 2) {
       d.grid_height = static_cast<int>(grid[0]);
       d.grid_width = static_cast<int>(grid[1]);

@@ -130,6 +130,10 @@ class CausalConv1d : public ops::CpuPrimitive {
     return config_ == static_cast<const CausalConv1d&>(other).config_;
   }
   const char* name() const override { return kName; }
+  ops::Work work(const Arrays& in, const Arrays& out) const override {
+    const double size = static_cast<double>(out[0].size());
+    return {.macs = size * in[kWeight].shape(1), .exps = size};
+  }
 
   static mx::Shape state_shape(const mx::array& x, const mx::array& weight) {
     return {x.shape(0), weight.shape(1) - 1, x.shape(2)};

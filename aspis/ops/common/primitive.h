@@ -79,10 +79,20 @@ void dispatch_float(mx::Dtype dtype, F&& f) {
   }
 }
 
+/// Arithmetic of an operation, for model summaries, profiles and bounds.
+struct Work {
+  double macs = 0;  ///< multiply-adds: a multiplication and an addition are one
+  double exps = 0;  ///< exponentials and functions of that cost
+  double scan_macs = 0;  ///< of `macs`, those of a recurrence over tokens
+};
+
 /// Base of all CPU primitives: no GPU evaluation, a name for messages.
 class CpuPrimitive : public mx::Primitive {
  public:
   using Primitive::Primitive;
+  /// What one evaluation costs, from the shapes alone; zero where moving the
+  /// data is all there is.
+  virtual Work work(const Arrays& /*inputs*/, const Arrays& /*outputs*/) const { return {}; }
   void eval_gpu(const Arrays&, Arrays&) override {
     throw Error(ErrorKind::kDevice, {.where = name(),
                                      .required = "this operator has a CPU kernel only",

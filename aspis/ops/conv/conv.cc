@@ -93,6 +93,9 @@ class Conv : public ops::CpuPrimitive {
     return same(shape_, static_cast<const Conv&>(other).shape_);
   }
   const char* name() const override { return "conv"; }
+  ops::Work work(const Arrays& in, const Arrays& out) const override {
+    return {.macs = static_cast<double>(out[0].size()) * static_cast<double>(in[1].size()) / in[1].shape(0)};
+  }
 
  private:
   ConvShape shape_;

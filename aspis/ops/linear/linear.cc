@@ -133,6 +133,9 @@ class Linear : public ops::CpuPrimitive {
   }
   bool is_equivalent(const mx::Primitive&) const override { return true; }
   const char* name() const override { return "linear"; }
+  ops::Work work(const Arrays& in, const Arrays& out) const override {
+    return {.macs = static_cast<double>(out[0].size()) * in[1].shape(1)};
+  }
 };
 
 }  // namespace

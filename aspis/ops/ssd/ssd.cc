@@ -226,6 +226,11 @@ class Ssd : public ops::CpuPrimitive {
             in[kX].shape()};
   }
   const char* name() const override { return kName; }
+  ops::Work work(const Arrays& in, const Arrays& out) const override {
+    // Per channel and token: N for the outer product with B, N for the product with C.
+    const double macs = 2 * static_cast<double>(out[0].size()) * static_cast<double>(shape_of(config_, in).state);
+    return {.macs = macs, .exps = static_cast<double>(out[0].size()), .scan_macs = macs};
+  }
 
  private:
   const Config config_;
