@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "aspis/io/config_json.h"
 
@@ -17,7 +18,12 @@ class ReadFields {
   void operator()(const char* key, int64_t& value) {
     reader_.integer(key, value, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
   }
+  void operator()(const char* key, double& value) { reader_.number(key, value, -1e30, 1e30); }
+  void operator()(const char* key, bool& value) { reader_.flag(key, value); }
   void operator()(const char* key, std::string& value) { reader_.text(key, value); }
+  void operator()(const char* key, std::vector<int64_t>& value) {
+    reader_.integers(key, value, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
+  }
 
  private:
   ConfigReader& reader_;
@@ -34,6 +40,16 @@ class WriteFields {
  private:
   ConfigWriter& writer_;
 };
+
+/// Throws `kind`, with `where` and the key, unless lo <= value <= hi.
+void in_range(const std::string& where, ErrorKind kind, const char* key, int64_t value, int64_t lo, int64_t hi);
+void in_range(const std::string& where, ErrorKind kind, const char* key, double value, double lo, double hi);
+/// Throws unless `part` divides `whole`.
+void divides(const std::string& where, ErrorKind kind, const char* small, int64_t part, const char* large,
+             int64_t whole);
+/// Throws unless `value` is one of `words`; the message names the nearest.
+void one_of(const std::string& where, ErrorKind kind, const char* key, const std::string& value,
+            const std::vector<std::string>& words);
 
 /// Reads a config of one family: the text must be JSON, its model_type (if there
 /// is one) this, every key known, every value of its type and in its range.

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <set>
+#include <string>
 #include <unordered_set>
 
 #include "aspis/base/error.h"
@@ -12,6 +15,7 @@ namespace aspis {
 
 ModelCost count_work(const std::vector<mx::array>& outputs) {
   ops::Work total;
+  int64_t kept = 0, widest = 0;
   std::unordered_set<std::uintptr_t> seen;
   std::vector<mx::array> open = outputs;
   while (!open.empty()) {
@@ -19,6 +23,19 @@ ModelCost count_work(const std::vector<mx::array>& outputs) {
     open.pop_back();
     if (!a.has_primitive() || !seen.insert(a.id()).second) continue;
     for (const auto& sibling : a.siblings()) seen.insert(sibling.id());
+    // Views take no memory, and neither do constants that are spread out.
+    static const std::set<std::string, std::less<>> free_of_charge{
+        "Broadcast", "BroadcastAxes", "Reshape", "Transpose", "Slice", "Split", "ExpandDims", "Squeeze",
+        "Flatten",   "Unflatten",     "AsStrided", "Full",    "Contiguous", "StopGradient"};
+    if (!free_of_charge.contains(a.primitive().name())) {
+      int64_t bytes = 0;
+      for (const auto& out : a.outputs()) bytes += static_cast<int64_t>(out.nbytes());
+      kept += bytes;
+      for (const auto& input : a.inputs()) {
+        if (input.has_primitive()) bytes += static_cast<int64_t>(input.nbytes());
+      }
+      widest = std::max(widest, bytes);
+    }
     if (const auto* p = dynamic_cast<const ops::CpuPrimitive*>(&a.primitive())) {
       auto outs = a.outputs();
       const ops::Work w = p->work(a.inputs(), outs);
@@ -32,6 +49,9 @@ ModelCost count_work(const std::vector<mx::array>& outputs) {
   cost.macs = std::llround(total.macs);
   cost.exps = std::llround(total.exps);
   cost.scan_macs = std::llround(total.scan_macs);
+  cost.kept_bytes = kept;
+  cost.transient_bytes = 2 * widest;  // the operation at work, and the residual streams beside it
+  cost.backward_bytes = 2 * widest;
   return cost;
 }
 

@@ -26,7 +26,8 @@ struct ModelCost {
 };
 
 /// The work of one forward pass over a single input, counted on the operations
-/// of its graph; nothing is computed. Memory is left at zero.
+/// of its graph; nothing is computed. The bytes are an upper estimate: every
+/// result is kept for the backward pass.
 ModelCost count_work(const std::vector<mx::array>& outputs);
 
 /// A place where a backbone hands out a feature map, as timm's `feature_info`.

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "aspis/models/config_fields.h"
+
 namespace aspis {
 namespace {
 
@@ -84,27 +86,10 @@ int64_t PatchEncoderConfig::patch_length() const {
 
 void PatchEncoderConfig::check_common(const std::string& where, ErrorKind kind) const {
   const auto in_range = [&](const char* key, int64_t value, int64_t lo, int64_t hi) {
-    require(
-        value >= lo && value <= hi,
-        [&] {
-          return Error::Parts{.where = where,
-                              .required = value < lo ? fmt::format("{} must be at least {}", key, lo)
-                                                     : fmt::format("{} must be at most {}", key, hi),
-                              .got = std::to_string(value),
-                              .hint = ""};
-        },
-        kind);
+    config::in_range(where, kind, key, value, lo, hi);
   };
   const auto divides = [&](const char* small, int64_t part, const char* large, int64_t whole) {
-    require(
-        whole % part == 0,
-        [&] {
-          return Error::Parts{.where = where,
-                              .required = fmt::format("{} must divide {}", small, large),
-                              .got = fmt::format("{} and {}", part, whole),
-                              .hint = ""};
-        },
-        kind);
+    config::divides(where, kind, small, part, large, whole);
   };
   // The upper limits only keep products of sizes inside 64 bits.
   in_range("input_dim", input_dim, 2, 4);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "aspis/io/config_json.h"
+#include "aspis/models/vim.h"
 #include "aspis/models/vision_mamba.h"
 #include "aspis/models/vision_transformer.h"
 
@@ -36,6 +37,7 @@ const std::vector<Family>& families() {
   static const std::vector<Family> list{
       family<VisionMamba, VisionMambaConfig>("vision_mamba"),
       family<VisionTransformer, VisionTransformerConfig>("vision_transformer"),
+      family<Vim, VimConfig>("vim"),
   };
   return list;
 }
@@ -74,6 +76,14 @@ const std::vector<ModelEntry>& model_table() {
            "embed_dim": 128, "depth": 4, "num_heads": 4})"},
       {"vit_small", "vision_transformer", "vision transformer encoder, the twin of vision_mamba_small",
        R"({"model_type": "vision_transformer"})"},
+      {"vim_tiny_patch16_224", "vim", "Vim-Ti (Zhu et al. 2024), 24 bidirectional blocks, class token in the middle",
+       R"({"model_type": "vim"})"},
+      {"vim_tiny_patch16_stride8_224", "vim", "Vim-Ti with overlapping patches, as fine-tuned",
+       R"({"model_type": "vim", "stride": 8})"},
+      {"vim_small_patch16_224", "vim", "Vim-S", R"({"model_type": "vim", "embed_dim": 384})"},
+      {"vim_small_patch16_stride8_224", "vim", "Vim-S with overlapping patches, as fine-tuned",
+       R"({"model_type": "vim", "embed_dim": 384, "stride": 8})"},
+      {"vim_base_patch16_224", "vim", "Vim-B", R"({"model_type": "vim", "embed_dim": 768})"},
   };
   return table;
 }

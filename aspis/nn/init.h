@@ -30,6 +30,20 @@ std::string to_string(InitRecipe recipe);
 /// Throws Error(kUsage), `where` naming the place, for other words.
 InitRecipe parse_init_recipe(std::string_view name, const std::string& where = "init");
 
+/// While one lives, every `Init` of this thread gives zeros that take no time
+/// and, until they are read, no memory: for a model whose weights are loaded
+/// next, and for counting parameters.
+class BlankWeights {
+ public:
+  BlankWeights();
+  ~BlankWeights();
+  BlankWeights(const BlankWeights&) = delete;
+  BlankWeights& operator=(const BlankWeights&) = delete;
+
+ private:
+  bool before_;
+};
+
 /// Source of start values. Each parameter has its own random stream, made from
 /// the seed and its dotted name, so that a value depends neither on the order
 /// of construction nor on what else the model holds. All arrays are float32.
@@ -39,6 +53,8 @@ class Init {
 
   /// The source for a child: parameter names get "<name>." in front.
   Init child(std::string_view name) const;
+  /// A number that belongs to the dotted name, for random streams at run time.
+  uint64_t key(std::string_view name) const;
   InitRecipe recipe() const { return recipe_; }
 
   mx::array constant(const mx::Shape& shape, float value) const;

@@ -61,6 +61,21 @@ void MambaConfig::check(const std::string& where) const {
   positive("expand", expand);
 }
 
+mx::array MambaBranch::operator()(const mx::array& x, const mx::array& z, const ScanDirection& direction) const {
+  const int64_t rank = dt_proj.weight.shape(1), state = A_log.shape(1);
+  const auto u = fan_out(conv1d(x, direction), 2);
+  const auto parts = split_sizes(x_proj(u[0]), {rank, state, state}, -1);
+  ScanOptions options;
+  options.D = D;
+  options.z = z;
+  options.delta_bias = dt_proj.bias;  // added in registers
+  options.delta_softplus = true;
+  options.reverse = direction.reverse;
+  options.order = direction.order;
+  const auto delta = linear(parts[0], dt_proj.weight);
+  return selective_scan(u[1], delta, mx::negative(ops::exp(A_log)), parts[1], parts[2], options);
+}
+
 MambaBlock::MambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode)
     : config_(checked(config, scan_mode)),
       in_proj(config.width, 2 * config.inner(), false, init.child("in_proj")),
@@ -93,19 +108,8 @@ mx::array MambaBlock::forward(const mx::array& h_for_x, const mx::array& h_for_z
   // Two products with halves of the weight cost what one costs, and leave x and
   // z dense; cutting one product apart would copy twice the activations in the gradient.
   const auto halves = split_sizes(in_proj.weight, {config_.inner(), config_.inner()}, 0);
-  const auto x = fan_out(conv1d(linear(h_for_x, halves[0]), direction), 2);
-  const auto parts = split_sizes(x_proj(x[0]), {config_.rank(), config_.state, config_.state}, -1);
-  ScanOptions options;
-  options.D = D;
-  options.z = linear(h_for_z, halves[1]);
-  options.delta_bias = dt_proj.bias;
-  options.delta_softplus = true;
-  options.reverse = direction.reverse;
-  options.order = direction.order;
-  // The bias goes into the scan, where it is added in registers.
-  const auto delta = linear(parts[0], dt_proj.weight);
-  const auto y = selective_scan(x[1], delta, mx::negative(ops::exp(A_log)), parts[1], parts[2], options);
-  return out_proj(y);
+  const MambaBranch branch{conv1d, x_proj, dt_proj, A_log, D};
+  return out_proj(branch(linear(h_for_x, halves[0]), linear(h_for_z, halves[1]), direction));
 }
 
 MambaState MambaBlock::initial_state(int64_t batch) const {

@@ -34,6 +34,18 @@ struct MambaState {
   mx::array scan;  ///< {B, inner, N}
 };
 
+/// What lies between the two large projections of a Mamba-1 block.
+struct MambaBranch {
+  const DepthwiseConv1d& conv1d;
+  const Linear& x_proj;   ///< inner -> rank + 2 N
+  const Linear& dt_proj;  ///< rank -> inner, with bias
+  const mx::array& A_log;
+  const mx::array& D;
+
+  /// Convolution, projections and gated scan of x, z {B, L, inner} in one direction.
+  mx::array operator()(const mx::array& x, const mx::array& z, const ScanDirection& direction) const;
+};
+
 /// The Mamba-1 block (Gu and Dao 2023, figure 3), without norm and residual:
 ///
 ///     x, z      = in_proj(h)                     width -> 2 inner, no bias

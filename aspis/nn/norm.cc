@@ -32,4 +32,10 @@ RMSNorm::RMSNorm(int64_t width, const Init& init, float epsilon)
 
 mx::array RMSNorm::operator()(const mx::array& x) const { return rms_norm(x, weight, epsilon_); }
 
+std::pair<mx::array, mx::array> RMSNorm::operator()(const Residual& x) const {
+  if (x.branch) return add_rms_norm(*x.branch, x.sum, weight, epsilon_);
+  const auto copies = fan_out(x.sum, 2);
+  return {(*this)(copies[0]), copies[1]};
+}
+
 }  // namespace aspis

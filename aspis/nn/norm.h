@@ -41,6 +41,8 @@ class RMSNorm final : public Module {
   RMSNorm(int64_t width, const Init& init, float epsilon = 1e-5f);
   std::string type_name() const override { return "RMSNorm"; }
   mx::array operator()(const mx::array& x) const;
+  /// {norm(x), x}, as LayerNorm does it.
+  std::pair<mx::array, mx::array> operator()(const Residual& x) const;
 
   mx::array weight;
 

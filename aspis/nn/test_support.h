@@ -15,13 +15,14 @@
 #include "aspis/io/array_io.h"
 #include "aspis/nn/module.h"
 
-/// Helpers of the tests that compare with tests/data/golden/vision_mamba.safetensors.
+/// Helpers of the tests that compare with the files of tests/data/golden.
 namespace aspis::golden {
 
-/// All tensors of one case: "param/in_proj.weight", "out/y", ...
-inline std::map<std::string, mx::array> load_case(const std::string& name) {
-  static const NamedArrays all = load_arrays(
-      read_file(ASPIS_SOURCE_DIR "/tests/data/golden/vision_mamba.safetensors"), "vision_mamba.safetensors");
+/// All tensors of one case of a file: "param/in_proj.weight", "out/y", ...
+inline std::map<std::string, mx::array> load_case(const std::string& name,
+                                                  const std::string& file = "vision_mamba") {
+  const NamedArrays all =
+      load_arrays(read_file(ASPIS_SOURCE_DIR "/tests/data/golden/" + file + ".safetensors"), file);
   std::map<std::string, mx::array> out;
   for (const auto& [key, value] : all) {
     if (key.rfind(name + "/", 0) == 0) out.emplace(key.substr(name.size() + 1), value);
@@ -61,7 +62,9 @@ inline double normalised_error(const mx::array& got, const mx::array& want) {
 /// Loads the parameters of the case, in float64 so that only the rounding of
 /// the stored values (6e-8) is left, and float32 as users run it.
 inline void load_params(Module& module, const std::map<std::string, mx::array>& tensors, mx::Dtype dtype) {
-  module.load(under(tensors, "param"));
+  auto values = under(tensors, "param");
+  for (auto& buffer : under(tensors, "buffer")) values.push_back(buffer);
+  module.load(values);
   module.cast(dtype);
 }
 

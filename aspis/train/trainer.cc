@@ -17,6 +17,7 @@
 #include "aspis/io/checkpoint.h"
 #include "aspis/io/config_json.h"
 #include "aspis/models/registry.h"
+#include "aspis/nn/drop_path.h"
 #include "aspis/ops/cross_entropy/cross_entropy.h"
 #include "aspis/report/sinks.h"
 #include "aspis/train/optimizer.h"
@@ -324,6 +325,7 @@ class Trainer {
       return std::vector<mx::array>{cross_entropy(logits, in[1], loss_options), logits};
     };
     const auto labels = mx::array(b.labels.begin(), {static_cast<int>(b.size)}, mx::int32);
+    const RandomStep random(o_.seed, at_.step);
     auto [values, gradients] =
         value_and_grad(*model_, loss_fn, {image_array(b.images, b.size, b.height, b.width, b.channels), labels});
     const double rate = schedule_(at_.step);
@@ -333,6 +335,7 @@ class Trainer {
     wanted.push_back(values[0]);
     wanted.push_back(values[1]);
     wanted.push_back(norm);
+    for (const auto& [name, buffer] : model_->buffers()) wanted.push_back(buffer);  // running statistics
     mx::eval(wanted);
     const double loss = values[0].item<float>(), grad_norm = norm.item<float>();
     at_.step++;

@@ -1,0 +1,81 @@
+#include "aspis/nn/conv.h"
+
+#include <mlx/ops.h>
+
+#include <numeric>
+
+#include "aspis/ops/conv/conv.h"
+
+namespace aspis {
+namespace {
+
+mx::Shape weight_shape(const Conv2dConfig& c) {
+  const auto k = static_cast<mx::ShapeElem>(c.kernel);
+  return {static_cast<mx::ShapeElem>(c.out), k, k, static_cast<mx::ShapeElem>(c.in / c.groups)};
+}
+
+}  // namespace
+
+Conv2d::Conv2d(const Conv2dConfig& c, const Init& init)
+    : weight(init.kaiming_uniform("weight", weight_shape(c), c.kernel * c.kernel * c.in / c.groups)), config_(c) {
+  add_parameter("weight", weight);
+  if (c.bias) {
+    bias = init.kaiming_uniform("bias", {static_cast<mx::ShapeElem>(c.out)}, c.kernel * c.kernel * c.in / c.groups);
+    add_parameter("bias", *bias, Decay::kNo);
+  }
+}
+
+mx::array Conv2d::apply(const mx::array& x, const mx::array& w, const std::optional<mx::array>& b) const {
+  const int stride = static_cast<int>(config_.stride), padding = static_cast<int>(config_.padding);
+  Conv2dOptions options;
+  options.stride = {stride, stride};
+  options.padding = {padding, padding};
+  options.groups = static_cast<int>(config_.groups);
+  options.bias = b;
+  return conv2d(x, w, options);
+}
+
+BatchNorm::BatchNorm(int64_t channels, const Init& init, float epsilon, float momentum)
+    : weight(init.constant({static_cast<mx::ShapeElem>(channels)}, 1)),
+      bias(init.constant({static_cast<mx::ShapeElem>(channels)}, 0)),
+      running_mean(init.constant({static_cast<mx::ShapeElem>(channels)}, 0)),
+      running_var(init.constant({static_cast<mx::ShapeElem>(channels)}, 1)),
+      epsilon_(epsilon),
+      momentum_(momentum) {
+  add_parameter("weight", weight, Decay::kNo);
+  add_parameter("bias", bias, Decay::kNo);
+  add_buffer("running_mean", running_mean);
+  add_buffer("running_var", running_var);
+}
+
+mx::array BatchNorm::factor() const {
+  return weight * mx::rsqrt(running_var + mx::array(epsilon_, running_var.dtype()));
+}
+
+mx::array BatchNorm::operator()(const mx::array& x) const {
+  if (!training()) {
+    const auto f = factor();
+    return x * f + (bias - running_mean * f);
+  }
+  std::vector<int> axes(x.ndim() - 1);
+  std::iota(axes.begin(), axes.end(), 0);
+  const auto mean = mx::mean(x, axes), var = mx::var(x, axes);
+  const auto y = (x - mean) * mx::rsqrt(var + mx::array(epsilon_, x.dtype())) * weight + bias;
+  const float rows = static_cast<float>(x.size()) / static_cast<float>(x.shape(-1));
+  const auto follow = [&](mx::array& running, const mx::array& batch) {
+    const auto type = running.dtype();
+    running = mx::array(1 - momentum_, type) * running + mx::array(momentum_, type) * mx::stop_gradient(batch);
+  };
+  follow(running_mean, mean);
+  follow(running_var, var * mx::array(rows / std::max(rows - 1, 1.f), var.dtype()));
+  return y;
+}
+
+mx::array BatchNorm::after(const Conv2d& conv, const mx::array& x) const {
+  if (training()) return (*this)(conv(x));
+  const auto f = factor();
+  const auto shift = bias - running_mean * f;
+  return conv.apply(x, conv.weight * mx::reshape(f, {-1, 1, 1, 1}), conv.bias ? *conv.bias * f + shift : shift);
+}
+
+}  // namespace aspis
