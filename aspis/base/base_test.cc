@@ -174,7 +174,8 @@ TEST_CASE("uniform values fill [0, 1) evenly") {
   CHECK(sum / kCount == doctest::Approx(0.5).epsilon(0.005));
   CHECK(squares / kCount == doctest::Approx(1.0 / 3).epsilon(0.01));
   double chi2 = 0;
-  for (const int n : bins) chi2 += (n - kCount / kBins) * 1.0 * (n - kCount / kBins) / (kCount / kBins);
+  constexpr double kExpected = 1.0 * kCount / kBins;
+  for (const int n : bins) chi2 += (n - kExpected) * (n - kExpected) / kExpected;
   CHECK(chi2 < 45.0);  // 19 degrees of freedom: exceeded once in 1500 seeds
   for (int i = 0; i < 1000; i++) {
     const double v = rng.uniform(-2, 3);

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): raise() of POSIX signals
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -51,8 +51,8 @@ double cgroup_quota() {
   return 0;
 }
 
-int threads_from_environment() {
-  const char* text = std::getenv("ASPIS_NUM_THREADS");
+int count_from_environment(const char* name) {
+  const char* text = std::getenv(name);
   if (!text) return 0;
   int n = 0;
   const std::string s(text);
@@ -75,7 +75,12 @@ int available_cores() {
 
 int num_threads() {
   if (const int n = g_requested_threads.load(std::memory_order_relaxed); n > 0) return n;
-  static const int from_environment = threads_from_environment();
+  static const int from_environment = count_from_environment("ASPIS_NUM_THREADS");
+  return from_environment > 0 ? from_environment : available_cores();
+}
+
+int planned_cores() {
+  static const int from_environment = count_from_environment("ASPIS_PLAN_CORES");
   return from_environment > 0 ? from_environment : available_cores();
 }
 

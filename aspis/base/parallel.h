@@ -13,6 +13,11 @@ int available_cores();
 /// ASPIS_NUM_THREADS, else `available_cores()`.
 int num_threads();
 
+/// Cores that work is planned for where more tasks cost more work: ASPIS_PLAN_CORES,
+/// else what `available_cores()` said first. The size of the team does not change
+/// it, so that results do not depend on the number of threads.
+int planned_cores();
+
 /// Sets the team size; 0 goes back to the default. More threads than free cores
 /// is the slowest setting there is.
 void set_num_threads(int n);

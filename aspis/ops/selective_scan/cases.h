@@ -8,7 +8,7 @@
 namespace aspis {
 
 /// Options as letters: D skip, z gate, b delta bias, s softplus, i initial state,
-/// r reverse, o order, B or C constant.
+/// r reverse, o order, B or C constant, p packed by cu_seqlens, q by seq_idx.
 struct ScanCase {
   int batch, length, channels, state, groups;
   std::string options;
@@ -24,6 +24,12 @@ inline const std::vector<ScanCase> kScanCases = {
     {2, 3, 3, 2, 1, "sBi", harness::kCheck | harness::kGrad},
     {2, 3, 3, 2, 1, "DsC", harness::kCheck | harness::kGrad},
     {1, 3, 3, 2, 1, "zbBC", harness::kCheck | harness::kGrad},
+    {1, 9, 3, 2, 1, "Dzbsip", harness::kCheck | harness::kGrad},
+    {1, 7, 4, 2, 2, "sirp", harness::kCheck | harness::kGrad},
+    {2, 9, 3, 2, 1, "Dzbsiq", harness::kCheck | harness::kGrad},
+    {2, 6, 2, 3, 1, "irqC", harness::kCheck | harness::kGrad},
+    {1, 90, 37, 16, 1, "Dzbsip", harness::kCheck},
+    {3, 50, 20, 7, 2, "Dzbsiq", harness::kCheck},
     {2, 16, 16, 16, 1, "Dzbs", harness::kCheck},
     {1, 33, 37, 16, 1, "Dzbsi", harness::kCheck},
     {2, 17, 20, 7, 2, "Dzbsr", harness::kCheck},
@@ -38,6 +44,13 @@ inline const std::vector<ScanCase> kScanCases = {
     {8, 196, 384, 16, 1, "Dzbs", harness::kPerf},
     {1, 512, 1536, 16, 1, "Dzbs", harness::kPerf},
     {64, 49, 128, 16, 1, "Dzbso", harness::kPerf},
+    {8, 3136, 192, 1, 4, "Dzbs", harness::kPerf},    // VMamba, first stage
+    {8, 196, 320, 8, 1, "Dbs", harness::kPerf},      // MambaVision
+    {1, 2048, 1536, 64, 1, "Dzbs", harness::kPerf},
+    {1, 2048, 1536, 16, 1, "Dzbs", harness::kPerf},
+    {1, 2048, 1536, 16, 1, "Dzbsp", harness::kPerf},  // packed beside dense
+    {1, 65536, 96, 16, 1, "Dzbs", harness::kPerf},
+    {1, 65536, 16, 16, 1, "Dzbs", harness::kPerf},
 };
 
 }  // namespace aspis

@@ -19,11 +19,9 @@ mx::array spread(const mx::array& m, int channels, mx::StreamOrDevice s) {
   return mx::repeat(m, channels / m.shape(1), 1, s);
 }
 
-}  // namespace
-
-std::pair<mx::array, mx::array> selective_scan_composed(const mx::array& u, const mx::array& delta, const mx::array& A,
-                                                        const mx::array& B, const mx::array& C, const ScanOptions& o,
-                                                        mx::StreamOrDevice s) {
+std::pair<mx::array, mx::array> one_call(const mx::array& u, const mx::array& delta, const mx::array& A,
+                                         const mx::array& B, const mx::array& C, const ScanOptions& o,
+                                         mx::StreamOrDevice s) {
   const int batch = u.shape(0), length = u.shape(1), channels = u.shape(2), state = A.shape(1);
   mx::array x = o.initial_state ? *o.initial_state : mx::zeros({batch, channels, state}, u.dtype(), s);
   if (u.size() == 0) return {mx::zeros_like(u, s), x};
@@ -41,21 +39,65 @@ std::pair<mx::array, mx::array> selective_scan_composed(const mx::array& u, cons
   const bool constant_B = B.ndim() == 2, constant_C = C.ndim() == 2;
   const auto Bs = constant_B ? B : visited(B), Cs = constant_C ? C : visited(C);
 
+  // {B, L} factors of the state before a step and of the state after it: 0 where
+  // a sequence begins, and 0 in padding.
+  std::optional<mx::array> carried, real;
+  if (o.seq_idx) {
+    const auto ids = visited(*o.seq_idx);
+    const auto before = mx::concatenate(
+        {mx::zeros({batch, 1}, mx::int32, s), mx::slice(ids, {0, 0}, {batch, length - 1}, s)}, 1, s);
+    carried = mx::expand_dims(mx::equal(ids, before, s), {2, 3}, s);
+    real = mx::expand_dims(mx::greater_equal(ids, mx::array(0), s), {2, 3}, s);
+  }
+  const auto zero = mx::array(0, u.dtype());
+
   Arrays rows;
   for (int t = 0; t < length; t++) {
     const auto step = mx::expand_dims(at_step(dt, t, s), 2, s);
     const auto input = mx::expand_dims(at_step(us, t, s), 2, s);
     const auto b = constant_B ? B : spread(at_step(Bs, t, s), channels, s);
     const auto c = constant_C ? C : spread(at_step(Cs, t, s), channels, s);
+    if (carried) x = mx::where(at_step(*carried, t, s), x, zero, s);
     x = mx::add(mx::multiply(ops::exp(mx::multiply(step, A, s), s), x, s),
                 mx::multiply(mx::multiply(step, b, s), input, s), s);
+    if (real) x = mx::where(at_step(*real, t, s), x, zero, s);
     rows.push_back(mx::sum(mx::multiply(x, c, s), -1, false, s));
   }
   mx::array y = mx::stack(rows, 1, s);
   if (o.D) y = mx::add(y, mx::multiply(us, *o.D, s), s);
   if (tokens) y = mx::take(y, mx::argsort(*tokens, s), 1, s);
   if (o.z) y = mx::multiply(y, mx::multiply(*o.z, ops::sigmoid(*o.z, s), s), s);
+  if (o.seq_idx) y = mx::where(mx::expand_dims(mx::greater_equal(*o.seq_idx, mx::array(0), s), 2, s), y, zero, s);
   return {y, x};
+}
+
+// Rows [first, last) of axis 1 (of axis 0 for states).
+mx::array part(const mx::array& a, int axis, int first, int last, mx::StreamOrDevice s) {
+  mx::Shape start(a.ndim(), 0), stop = a.shape();
+  start[axis] = first, stop[axis] = last;
+  return mx::slice(a, start, stop, s);
+}
+
+}  // namespace
+
+std::pair<mx::array, mx::array> selective_scan_composed(const mx::array& u, const mx::array& delta, const mx::array& A,
+                                                        const mx::array& B, const mx::array& C, const ScanOptions& options,
+                                                        mx::StreamOrDevice s) {
+  if (options.cu_seqlens.empty()) return one_call(u, delta, A, B, C, options, s);
+  Arrays outs, states;
+  for (size_t i = 0; i + 1 < options.cu_seqlens.size(); i++) {
+    const int first = options.cu_seqlens[i], last = options.cu_seqlens[i + 1], row = static_cast<int>(i);
+    const auto tokens = [&](const mx::array& a) { return part(a, 1, first, last, s); };
+    ScanOptions o = options;
+    o.cu_seqlens.clear();
+    if (o.z) o.z = tokens(*o.z);
+    if (o.initial_state) o.initial_state = part(*o.initial_state, 0, row, row + 1, s);
+    auto [out, state] = one_call(tokens(u), tokens(delta), A, B.ndim() == 2 ? B : tokens(B),
+                                 C.ndim() == 2 ? C : tokens(C), o, s);
+    outs.push_back(out);
+    states.push_back(state);
+  }
+  return {mx::concatenate(outs, 1, s), mx::concatenate(states, 0, s)};
 }
 
 }  // namespace aspis

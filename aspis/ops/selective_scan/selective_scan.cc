@@ -1,10 +1,14 @@
 #include "aspis/ops/selective_scan/selective_scan.h"
 
 #include <atomic>
+#include <memory>
 
+#include "aspis/base/parallel.h"
+#include "aspis/ops/common/packing.h"
 #include "aspis/ops/common/primitive.h"
 #include "aspis/ops/selective_scan/composed.h"
 #include "aspis/ops/selective_scan/kernel/cpu.h"
+#include "aspis/ops/selective_scan/kernel/plan.h"
 
 namespace aspis {
 namespace {
@@ -19,7 +23,7 @@ enum BackwardInput { kCheckpoints = kInputs, kDout, kDlast };
 struct Config {
   bool softplus = false, reverse = false;
   bool D = false, z = false, bias = false, initial = false, order = false;
-  bool operator==(const Config&) const = default;
+  std::shared_ptr<const kernel::ScanPlan> plan;  // null: every row is one sequence
 
   bool has(int input) const {
     switch (input) {
@@ -52,8 +56,12 @@ kernel::ScanShape shape_of(const Arrays& in) {
   return s;
 }
 
-mx::Shape checkpoint_shape(const kernel::ScanShape& s) {
-  return {static_cast<int>(s.batch), static_cast<int>(s.segments()), static_cast<int>(s.panels()),
+int64_t checkpoint_slots(const Config& config, const kernel::ScanShape& s) {
+  return config.plan ? config.plan->slots : s.batch * s.segments();
+}
+
+mx::Shape checkpoint_shape(const Config& config, const kernel::ScanShape& s) {
+  return {static_cast<int>(checkpoint_slots(config, s)), static_cast<int>(s.panels()),
           static_cast<int>(s.panel_size())};
 }
 
@@ -86,6 +94,7 @@ kernel::ScanParams<T> params_of(mx::cpu::CommandEncoder& encoder, const Config& 
                                 const char* name) {
   kernel::ScanParams<T> p;
   p.shape = shape_of(in);
+  p.plan = config.plan.get();
   p.softplus = config.softplus, p.reverse = config.reverse;
   p.u = rows_of<T>(encoder, in[kU], name);
   p.delta = rows_of<T>(encoder, in[kDelta], name);
@@ -114,7 +123,9 @@ class SelectiveScanVjp : public ops::CpuPrimitive {
       q.in = params_of<T>(encoder, config_, in, name());
       q.recompute = !plan_->filled;
       if (q.recompute) {
-        const auto bytes = static_cast<size_t>(q.in.shape.checkpoint_size()) * sizeof(T);
+        const auto& shape = q.in.shape;
+        const auto bytes = static_cast<size_t>(checkpoint_slots(config_, shape) * shape.panels() * shape.panel_size()) *
+                           sizeof(T);
         q.in.checkpoints = static_cast<T*>(ops::allocate_scratch(encoder, bytes, name()));
       } else {
         q.in.checkpoints = const_cast<T*>(in[kCheckpoints].data<T>());
@@ -132,9 +143,10 @@ class SelectiveScanVjp : public ops::CpuPrimitive {
       if (config_.z) q.dz = dense_rows<T>(out[i++]);
       if (config_.bias) q.ddelta_bias = out[i++].data<T>();
       if (config_.initial) q.dinitial_state = out[i++].data<T>();
-      const int64_t work = kernel::scan_vjp_workspace(q.in.shape, q.in.B.constant, q.in.C.constant);
+      const int64_t parts = config_.plan ? config_.plan->part_count() : q.in.shape.batch;
+      const int64_t work = kernel::scan_vjp_workspace(q.in.shape, parts, q.in.B.constant, q.in.C.constant);
       q.workspace = static_cast<T*>(ops::allocate_scratch(encoder, static_cast<size_t>(work) * sizeof(T), name()));
-      encoder.dispatch([q] { kernel::scan_vjp(q); });
+      encoder.dispatch([q, plan = config_.plan] { kernel::scan_vjp(q); });
     });
   }
 
@@ -175,7 +187,7 @@ class SelectiveScan : public ops::CpuPrimitive {
         // Nobody reads it: a stub keeps the engine's bookkeeping whole.
         out[2].set_data(mx::allocator::malloc(sizeof(T)));
       }
-      encoder.dispatch([p] { kernel::scan(p); });
+      encoder.dispatch([p, plan = config_.plan] { kernel::scan(p); });
     });
   }
 
@@ -204,7 +216,8 @@ class SelectiveScan : public ops::CpuPrimitive {
   }
 
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    return {in[kU].shape(), {in[kU].shape(0), in[kU].shape(2), in[kA].shape(1)}, checkpoint_shape(shape_of(in))};
+    const int states = config_.plan ? static_cast<int>(config_.plan->states) : in[kU].shape(0);
+    return {in[kU].shape(), {states, in[kU].shape(2), in[kA].shape(1)}, checkpoint_shape(config_, shape_of(in))};
   }
   const char* name() const override { return kName; }
   ops::Work work(const Arrays& in, const Arrays& /*out*/) const override {
@@ -348,8 +361,27 @@ ScanOptions widened(ScanOptions o, mx::Dtype dtype, mx::Stream stream) {
 }
 
 Config config_of(const ScanOptions& o) {
-  return {o.delta_softplus, o.reverse, o.D.has_value(), o.z.has_value(), o.delta_bias.has_value(),
-          o.initial_state.has_value(), o.order.has_value()};
+  Config c;
+  c.softplus = o.delta_softplus, c.reverse = o.reverse;
+  c.D = o.D.has_value(), c.z = o.z.has_value(), c.bias = o.delta_bias.has_value();
+  c.initial = o.initial_state.has_value(), c.order = o.order.has_value();
+  return c;
+}
+
+// How the tokens form sequences and are shared out; null for plain rows.
+std::shared_ptr<const kernel::ScanPlan> plan_of(const kernel::ScanShape& shape, const ScanOptions& o,
+                                                mx::Stream stream) {
+  if (!o.cu_seqlens.empty()) {
+    return std::make_shared<const kernel::ScanPlan>(kernel::packed_plan(shape, o.cu_seqlens));
+  }
+  if (o.seq_idx) {
+    mx::array ids = mx::contiguous(*o.seq_idx, false, stream);
+    ids.eval();
+    return std::make_shared<const kernel::ScanPlan>(kernel::packed_plan(shape, ids.data<int32_t>(), o.reverse));
+  }
+  const int64_t chunks = kernel::scan_chunks(shape, planned_cores());
+  if (chunks == 1) return nullptr;
+  return std::make_shared<const kernel::ScanPlan>(kernel::chained_plan(shape, chunks));
 }
 
 Arrays inputs_of(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B, const mx::array& C,
@@ -366,8 +398,19 @@ std::pair<mx::array, mx::array> run(const mx::array& u, const mx::array& delta, 
   const auto wide_B = normal_matrix(kName, "B", B, {batch, length}, channels, state, stream);
   const auto wide_C = normal_matrix(kName, "C", C, {batch, length}, channels, state, stream);
   groups_of(kName, wide_B, wide_C, 2);
+  int sequences = batch;
+  if (!options.cu_seqlens.empty()) {
+    ops::require_cu_seqlens(kName, options.cu_seqlens, batch, length);
+    if (options.seq_idx) refuse(kName, "only one of cu_seqlens and seq_idx may be given", "both");
+    sequences = static_cast<int>(options.cu_seqlens.size()) - 1;
+  }
+  if (options.seq_idx) ops::require_seq_idx(kName, *options.seq_idx, batch, length);
+  if (options.order && (options.seq_idx || !options.cu_seqlens.empty())) {
+    refuse(kName, "packed sequences are visited in the order of their tokens", "an order too", "gather the tokens first");
+  }
   if (options.initial_state) {
-    ops::require_shape(kName, "initial_state", *options.initial_state, {batch, channels, state}, "{B, D, N}");
+    ops::require_shape(kName, "initial_state", *options.initial_state, {sequences, channels, state},
+                       options.cu_seqlens.empty() ? "{B, D, N}" : "{sequences, D, N}");
   }
   if (options.order) check_order(*options.order, length, stream);
   const mx::Dtype dtype = dtype_of(kName, u, delta, A, B, C, options);
@@ -379,7 +422,9 @@ std::pair<mx::array, mx::array> run(const mx::array& u, const mx::array& delta, 
     return {mx::astype(out, u.dtype(), stream), last};
   }
   const Arrays inputs = inputs_of(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o);
-  const auto primitive = std::make_shared<SelectiveScan>(stream, config_of(o));
+  Config config = config_of(o);
+  config.plan = plan_of(shape_of(inputs), o, stream);
+  const auto primitive = std::make_shared<SelectiveScan>(stream, config);
   const auto shapes = primitive->output_shapes(inputs);
   const Arrays outputs = mx::array::make_arrays(shapes, {dtype, dtype, dtype}, primitive, inputs);
   return {mx::astype(outputs[0], u.dtype(), stream), outputs[1]};
@@ -406,8 +451,9 @@ std::pair<mx::array, mx::array> selective_scan_step(const mx::array& state, cons
   check_sizes(kStep, u, delta, A, 2, options);
   const int batch = u.shape(0), channels = u.shape(1), size = A.shape(1);
   ops::require_shape(kStep, "state", state, {batch, channels, size}, "{B, D, N}");
-  if (options.reverse || options.order || options.initial_state) {
-    refuse(kStep, "only D, z, delta_bias and delta_softplus apply to a step", "reverse, order or initial_state",
+  if (options.reverse || options.order || options.initial_state || options.seq_idx || !options.cu_seqlens.empty()) {
+    refuse(kStep, "only D, z, delta_bias and delta_softplus apply to a step",
+           "reverse, order, initial_state, seq_idx or cu_seqlens",
            "pass the state as the first argument");
   }
   const auto wide_B = normal_matrix(kStep, "B", B, {batch}, channels, size, stream);

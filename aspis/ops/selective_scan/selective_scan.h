@@ -3,23 +3,31 @@
 #include <mlx/array.h>
 #include <mlx/utils.h>
 
+#include <cstdint>
 #include <optional>
 #include <utility>
+#include <vector>
 
 namespace aspis {
 
 namespace mx = mlx::core;
 
 /// Options of the Mamba-1 selective scan. Shapes use B batch, L length,
-/// D channels, N state size, G groups of B and C.
+/// D channels, N state size, G groups of B and C, and S sequences:
+/// `cu_seqlens.size() - 1`, or B without it.
 struct ScanOptions {
   std::optional<mx::array> D;              ///< {D}: adds D_d u_t to the output
   std::optional<mx::array> z;              ///< {B, L, D}: multiplies the output by silu(z_t)
   std::optional<mx::array> delta_bias;     ///< {D}: added to delta before the softplus
-  std::optional<mx::array> initial_state;  ///< {B, D, N} float32; zero if absent
+  std::optional<mx::array> initial_state;  ///< {S, D, N} float32; zero if absent
   bool delta_softplus = false;             ///< dt = softplus(delta + bias), identity above 20
-  bool reverse = false;                    ///< visit tokens from last to first
+  bool reverse = false;                    ///< visit the tokens of a sequence from last to first
   std::optional<mx::array> order;          ///< {L} int32: a permutation; step t visits token order[t]
+  /// Packed sequences, see ops/common/packing.h; not together with `order`.
+  /// {B, L} int32, read when the graph is built. With `reverse` every row is
+  /// visited from its end, and the initial state belongs to that.
+  std::optional<mx::array> seq_idx;
+  std::vector<int32_t> cu_seqlens;  ///< packed sequences of a batch of one, each with its states
 };
 
 /// Selective scan of Mamba-1 (Gu and Dao 2023, algorithm 2; Euler step for B,
@@ -37,13 +45,16 @@ struct ScanOptions {
 ///
 /// With `reverse` or `order` the recurrence runs over the tokens in that order
 /// and each output is stored at its token's place; no permuted copy is made.
+/// Where few channels leave cores without work, long sequences are cut into
+/// chunks that run in parallel (`planned_cores` in base/parallel.h); results then
+/// differ in rounding only.
 /// Throws `aspis::Error(kUsage)` on shapes or dtypes that do not fit. Gradients
 /// flow to every array, the states included.
 mx::array selective_scan(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
                          const mx::array& C, const ScanOptions& options = {}, mx::StreamOrDevice s = {});
 
-/// The same with the state after the last visited token: {out, last_state},
-/// last_state {B, D, N} float32 (float64 for float64 input).
+/// The same with the state after the last visited token of each sequence: {out,
+/// last_state}, last_state {S, D, N} float32 (float64 for float64 input).
 std::pair<mx::array, mx::array> selective_scan_with_state(const mx::array& u, const mx::array& delta,
                                                           const mx::array& A, const mx::array& B,
                                                           const mx::array& C, const ScanOptions& options = {},

@@ -14,6 +14,29 @@ using harness::Tensors;
 
 bool has(const ScanCase& c, char option) { return c.options.find(option) != std::string::npos; }
 
+// Bounds of the packed cases: short, empty and long sequences, about 8 for long rows.
+std::vector<int32_t> bounds_of(const ScanCase& c) {
+  if (!has(c, 'p')) return {};
+  std::vector<int32_t> bounds{0, 1, c.length / 3, c.length / 3};
+  for (int i = 4; i < 8 && c.length > 64; i++) bounds.push_back(c.length * i / 9);
+  bounds.push_back(c.length);
+  return bounds;
+}
+
+int states_of(const ScanCase& c) { return has(c, 'p') ? static_cast<int>(bounds_of(c).size()) - 1 : c.batch; }
+
+// Ids {B, L}: rows that begin with sequence 0, another one, or padding.
+std::vector<int32_t> ids_of(const ScanCase& c) {
+  std::vector<int32_t> ids;
+  for (int b = 0; has(c, 'q') && b < c.batch; b++) {
+    for (int t = 0; t < c.length; t++) {
+      const int part = 3 * t / c.length;
+      ids.push_back(b == 0 ? (part == 1 ? -1 : part / 2) : b == 1 ? (part == 0 ? 4 : 0) : part - 1);
+    }
+  }
+  return ids;
+}
+
 // Place of each optional input among the inputs of a case, -1 if absent.
 struct Places {
   int D = -1, z = -1, bias = -1, initial = -1, order = -1;
@@ -39,7 +62,7 @@ std::vector<harness::TensorSpec> inputs_of(const ScanCase& c, Places& at) {
   add('D', at.D, {"D", {c.channels}});
   add('z', at.z, {"z", rows});
   add('b', at.bias, {"delta_bias", {c.channels}, Fill::uniform(-0.5, 0.5)});
-  add('i', at.initial, {"initial_state", {c.batch, c.channels, c.state}});
+  add('i', at.initial, {"initial_state", {states_of(c), c.channels, c.state}});
   add('o', at.order, {"order", {c.length}, Fill::permutation(), false});
   return in;
 }
@@ -66,10 +89,40 @@ Tensors reference(const ScanCase& c, const Places& at, const Tensors& in) {
     p.order = order.data();
   }
   Tensor out{in[0].shape, std::vector<double>(in[0].data.size())};
-  Tensor last{{c.batch, c.channels, c.state}, std::vector<double>(int64_t{c.batch} * c.channels * c.state)};
+  const int64_t state = int64_t{c.channels} * c.state;
+  Tensor last{{states_of(c), c.channels, c.state}, std::vector<double>(states_of(c) * state)};
   p.out = {out.data.data(), batch, token};
   p.last_state = last.data.data();
-  kernel::scan_reference(p);
+  if (!has(c, 'p') && !has(c, 'q')) {
+    kernel::scan_reference(p);
+    return {out, last};
+  }
+  // Every sequence on its own: tokens [first, end) of row b.
+  const auto one = [&](int64_t b, int64_t first, int64_t end, int64_t initial, int64_t into) {
+    kernel::ScanParams<double> q = p;
+    q.shape.batch = 1, q.shape.length = end - first;
+    q.u.data = p.u.row(b, first), q.delta.data = p.delta.row(b, first), q.out.data = p.out.row(b, first);
+    if (p.z) q.z.data = p.z.row(b, first);
+    if (!p.B.constant) q.B.data = p.B.row(b, first, 0);
+    if (!p.C.constant) q.C.data = p.C.row(b, first, 0);
+    q.initial_state = p.initial_state && initial >= 0 ? p.initial_state + initial * state : nullptr;
+    q.last_state = into >= 0 ? last.data.data() + into * state : nullptr;
+    kernel::scan_reference(q);
+  };
+  const auto bounds = bounds_of(c);
+  for (size_t i = 0; i + 1 < bounds.size(); i++) {
+    one(0, bounds[i], bounds[i + 1], static_cast<int64_t>(i), static_cast<int64_t>(i));
+  }
+  const auto ids = ids_of(c);
+  for (int64_t b = 0; !ids.empty() && b < c.batch; b++) {
+    const int32_t* row = ids.data() + b * c.length;
+    for (int64_t first = 0, end = 0; first < c.length; first = end) {
+      while (end < c.length && row[end] == row[first]) end++;
+      if (row[first] < 0) continue;
+      const int64_t begins = p.reverse ? c.length - end : first, ends = p.reverse ? first : c.length - end;
+      one(b, first, end, begins == 0 && row[first] == 0 ? b : -1, ends == 0 ? b : -1);
+    }
+  }
   return {out, last};
 }
 
@@ -81,6 +134,8 @@ ScanOptions options_of(const ScanCase& c, const Places& at, const harness::Array
   if (at.bias >= 0) o.delta_bias = in[at.bias];
   if (at.initial >= 0) o.initial_state = in[at.initial];
   if (at.order >= 0) o.order = in[at.order];
+  o.cu_seqlens = bounds_of(c);
+  if (const auto ids = ids_of(c); !ids.empty()) o.seq_idx = mx::array(ids.data(), {c.batch, c.length}, mx::int32);
   return o;
 }
 

@@ -75,6 +75,39 @@ TEST_CASE("a sequence cut anywhere, with its state carried on, gives the same as
   }
 }
 
+TEST_CASE("packed sequences equal calls of their own in every bit, with either way to say where they begin") {
+  Problem p = make_problem(1, 61, 40, 5);
+  const std::vector<int32_t> bounds{0, 7, 8, 40, 61};
+  const auto states = normal({4, 40, 5}, 9);
+  p.options.initial_state = states;
+  p.options.cu_seqlens = bounds;
+  const auto [out, last] = selective_scan_with_state(p.u, p.delta, p.A, p.B, p.C, p.options);
+  CHECK(last.shape() == mx::Shape{4, 40, 5});
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 4; i++) {
+    const int first = bounds[i], end = bounds[i + 1];
+    ids.insert(ids.end(), end - first, i);
+    ScanOptions o = p.options;
+    o.cu_seqlens.clear();
+    o.z = tokens(*o.z, first, end);
+    o.initial_state = mx::slice(states, {i, 0, 0}, {i + 1, 40, 5});
+    const auto [alone, end_state] = selective_scan_with_state(tokens(p.u, first, end), tokens(p.delta, first, end), p.A,
+                                                              tokens(p.B, first, end), tokens(p.C, first, end), o);
+    CHECK(mx::array_equal(tokens(out, first, end), alone).item<bool>());
+    CHECK(mx::array_equal(mx::slice(last, {i, 0, 0}, {i + 1, 40, 5}), end_state).item<bool>());
+  }
+  // By ids only the first sequence has an initial state, and only the last one a last state.
+  p.options.cu_seqlens.clear();
+  p.options.seq_idx = mx::array(ids.data(), {1, 61}, mx::int32);
+  p.options.initial_state = mx::slice(states, {0, 0, 0}, {1, 40, 5});
+  const auto by_ids = selective_scan(p.u, p.delta, p.A, p.B, p.C, p.options);
+  CHECK(mx::array_equal(tokens(by_ids, 0, 7), tokens(out, 0, 7)).item<bool>());
+  p.options.seq_idx.reset();
+  p.options.cu_seqlens = bounds;
+  p.options.initial_state = mx::concatenate({mx::slice(states, {0, 0, 0}, {1, 40, 5}), mx::zeros({3, 40, 5})}, 0);
+  CHECK(mx::array_equal(by_ids, selective_scan(p.u, p.delta, p.A, p.B, p.C, p.options)).item<bool>());
+}
+
 TEST_CASE("steps one by one give the same as the whole sequence") {
   const Problem p = make_problem(3, 12, 21, 16);
   const auto [whole, last] = selective_scan_with_state(p.u, p.delta, p.A, p.B, p.C, p.options);
@@ -163,6 +196,30 @@ TEST_CASE("selective_scan refuses what does not fit with one sentence") {
         "[selective_scan] order must hold each of 0 .. L-1 = 5 once; got 4 at place 5");
   CHECK(message([](Problem& q) { q.options.initial_state = mx::zeros({2, 8, 3}); }) ==
         "[selective_scan] initial_state must have shape {B, D, N} = {2, 8, 4}; got {2, 8, 3}");
+  const auto begins = [&](const std::string& text, const std::string& with) { return text.rfind(with, 0) == 0; };
+  CHECK(begins(message([](Problem& q) { q.options.cu_seqlens = {0, 6}; }),
+               "[selective_scan] cu_seqlens needs a batch of 1; got a batch of 2"));
+  CHECK(begins(message([](Problem& q) { q.options.seq_idx = mx::zeros({2, 5}, mx::int32); }),
+               "[selective_scan] seq_idx must have shape {B, L} = {2, 6}; got {2, 5}"));
+  CHECK(begins(message([](Problem& q) { q.options.seq_idx = mx::zeros({2, 6}); }),
+               "[selective_scan] seq_idx must be int32; got float32"));
+  CHECK(begins(message([](Problem& q) {
+                 q.options.seq_idx = mx::zeros({2, 6}, mx::int32);
+                 q.options.order = mx::arange(6);
+               }),
+               "[selective_scan] packed sequences are visited in the order of their tokens; got an order too"));
+  const auto row_message = [&](std::vector<int32_t> bounds, bool ids = false) {
+    return message([&](Problem& q) {
+      const auto first = [](const mx::array& a) { return mx::slice(a, {0, 0, 0}, {1, a.shape(1), a.shape(2)}); };
+      q.u = first(q.u), q.delta = first(q.delta), q.B = first(q.B), q.C = first(q.C), q.options.z = first(*q.options.z);
+      q.options.cu_seqlens = bounds;
+      if (ids) q.options.seq_idx = mx::zeros({1, 6}, mx::int32);
+    });
+  };
+  CHECK(begins(row_message({0, 4, 2, 6}), "[selective_scan] cu_seqlens must not fall; got 4 then 2 at place 2"));
+  CHECK(begins(row_message({0, 4}), "[selective_scan] cu_seqlens must end at the number of tokens, 6; got 4"));
+  CHECK(begins(row_message({1, 6}), "[selective_scan] cu_seqlens must start with 0"));
+  CHECK(begins(row_message({0, 6}, true), "[selective_scan] only one of cu_seqlens and seq_idx may be given; got both"));
 }
 
 TEST_CASE("golden vector of the specification") {

@@ -335,13 +335,14 @@ inline int64_t backward_scratch(const ScanShape& s, int64_t unit_panels) {
 template <class D, class T = hn::TFromD<D>>
 class BackwardUnit {
  public:
-  BackwardUnit(const ScanVjpParams<T>& q, const ScanVjpSums<T>& sums, int64_t b, int64_t index, T* scratch)
-      : q_(q), s_(q.in.shape), b_(b), unit_(unit_of(s_, index)) {
+  BackwardUnit(const ScanVjpParams<T>& q, const ScanVjpSums<T>& sums, const ScanWalk<T>& walk, int64_t part,
+               int64_t index, T* scratch)
+      : q_(q), walk_(walk), s_(q.in.shape), part_(part), unit_(unit_of(s_, index)) {
     const ScanParams<T>& p = q.in;
     const int64_t size = s_.panel_size(), all = unit_.count * size;
     A_ = scratch, m_ = A_ + all, B_ = m_ + all, C_ = B_ + all;
     lanes_ = {C_ + all, C_ + all + kSegment * size, s_.state, false};
-    const int64_t first_panel = b * s_.panels() + unit_.panel(s_, 0);
+    const int64_t first_panel = part * s_.panels() + unit_.panel(s_, 0);
     dA_ = sums.dA + first_panel * size;
     dD_ = sums.dD + first_panel * kPanel;
     dbias_ = sums.dbias + first_panel * kPanel;
@@ -349,7 +350,8 @@ class BackwardUnit {
     std::fill(dD_, dD_ + unit_.count * kPanel, T(0));
     std::fill(dbias_, dbias_ + unit_.count * kPanel, T(0));
     load_matrix_panels(s_, unit_, p.A, true, A_);
-    const int64_t rows = (b * s_.groups * scan_units_per_group(s_) + index) * s_.length * s_.state;
+    const int64_t row = p.plan->runs[p.plan->parts[part]].row;
+    const int64_t rows = (row * s_.groups * scan_units_per_group(s_) + index) * s_.length * s_.state;
     if (p.B.constant) {
       load_matrix_panels(s_, unit_, p.B.data, false, B_);
       dB_ = sums.dB + first_panel * size;
@@ -367,33 +369,15 @@ class BackwardUnit {
   }
 
   void run() {
-    const ScanParams<T>& p = q_.in;
-    const int64_t size = s_.panel_size(), N = s_.state;
-    if (q_.dlast_state) {
-      load_matrix_panels(s_, unit_, q_.dlast_state + b_ * s_.channels * N, false, m_);
-    } else {
-      std::fill(m_, m_ + unit_.count * size, T(0));
-    }
-    TimeBlock<T> time, next;
-    fill_time_block(p, b_, unit_.group, (s_.segments() - 1) * kSegment, &time);
-    for (int64_t segment = s_.segments() - 1; segment >= 0; segment--) {
-      next.count = 0;
-      if (segment > 0) fill_time_block(p, b_, unit_.group, (segment - 1) * kSegment, &next);
-      if constexpr (kManyRegisters) {
-        lanes_.fresh = true;
+    const ScanPlan& plan = *q_.in.plan;
+    for (int64_t i = plan.parts[part_ + 1] - 1; i >= plan.parts[part_]; i--) {
+      const ScanRun& run = plan.runs[i];
+      if (run.padding) {
+        clear(run);
       } else {
-        std::fill(lanes_.B, lanes_.B + kSegment * N * kLanes, T(0));
-        std::fill(lanes_.C, lanes_.C + kSegment * N * kLanes, T(0));
-      }
-      run_segment(segment, time, next);
-      if (!p.B.constant) reduce_lanes(d_, time, N, lanes_.B, dB_);
-      if (!p.C.constant) reduce_lanes(d_, time, N, lanes_.C, dC_);
-      time = next;
-    }
-    if (q_.dinitial_state) {
-      for (int64_t i = 0; i < unit_.count; i++) {
-        T* rows = q_.dinitial_state + (b_ * s_.channels + unit_.channel(s_, i)) * N;
-        from_panel(m_ + i * size, unit_.channels(s_, i), N, rows);
+        start(run, i);
+        sweep(run);
+        finish(run);
       }
     }
   }
@@ -401,6 +385,60 @@ class BackwardUnit {
  private:
   static constexpr D d_{};
   static constexpr int64_t kLanes = hn::MaxLanes(D());
+
+  // Padding: zeros for this unit's channels and in its sums.
+  void clear(const ScanRun& run) {
+    const ScanParams<T>& p = q_.in;
+    for (const auto* rows : {&q_.du, &q_.ddelta, &q_.dz}) clear_rows(p, run, unit_, *rows);
+    for (int64_t i = 0; i < run.length; i++) {
+      const int64_t t = scan_token(p, run, run.first + i);
+      if (!p.B.constant) std::fill_n(dB_ + t * s_.state, s_.state, T(0));
+      if (!p.C.constant) std::fill_n(dC_ + t * s_.state, s_.state, T(0));
+    }
+  }
+
+  // The adjoint behind the last step of a run.
+  void start(const ScanRun& run, int64_t number) {
+    const int64_t size = unit_.count * s_.panel_size();
+    if (walk_.starts) {
+      const T* from = walk_.starts + (number * s_.panels() + unit_.panel(s_, 0)) * s_.panel_size();
+      std::copy(from, from + size, m_);
+    } else if (q_.dlast_state && run.last >= 0) {
+      load_matrix_panels(s_, unit_, q_.dlast_state + run.last * s_.channels * s_.state, false, m_);
+    } else {
+      std::fill(m_, m_ + size, T(0));
+    }
+  }
+
+  void finish(const ScanRun& run) {
+    if (!q_.dinitial_state || run.initial < 0) return;
+    for (int64_t i = 0; i < unit_.count; i++) {
+      T* rows = q_.dinitial_state + (run.initial * s_.channels + unit_.channel(s_, i)) * s_.state;
+      from_panel(m_ + i * s_.panel_size(), unit_.channels(s_, i), s_.state, rows);
+    }
+  }
+
+  void sweep(const ScanRun& run) {
+    const ScanParams<T>& p = q_.in;
+    const int64_t N = s_.state;
+    TimeBlock<T> time, next;
+    fill_time_block(p, run, unit_.group, (run.segments() - 1) * kSegment, &time);
+    for (int64_t segment = run.segments() - 1; segment >= 0; segment--) {
+      next.count = 0;
+      if (segment > 0) fill_time_block(p, run, unit_.group, (segment - 1) * kSegment, &next);
+      if constexpr (kManyRegisters) {
+        lanes_.fresh = true;
+      } else {
+        std::fill(lanes_.B, lanes_.B + kSegment * N * kLanes, T(0));
+        std::fill(lanes_.C, lanes_.C + kSegment * N * kLanes, T(0));
+      }
+      row_ = run.row;
+      run_segment(run.slot + segment, time, next);
+      if (!p.B.constant) reduce_lanes(d_, time, N, lanes_.B, dB_);
+      if (!p.C.constant) reduce_lanes(d_, time, N, lanes_.C, dC_);
+      time = next;
+    }
+  }
 
   void run_segment(int64_t segment, const TimeBlock<T>& time, const TimeBlock<T>& next) {
     // One block at a time keeps all sums in registers and everything in L1; with many states the lane sums do not
@@ -432,7 +470,7 @@ class BackwardUnit {
     k.A = A_ + at;
     k.B = B_ + at;
     k.C = C_ + at;
-    k.x0 = q_.in.checkpoints + ((b_ * s_.segments() + segment) * s_.panels() + unit_.panel(s_, i)) * size + c;
+    k.x0 = q_.in.checkpoints + (segment * s_.panels() + unit_.panel(s_, i)) * size + c;
     k.m = m_ + at;
     k.dA = dA_ + at;
     k.dB = dB_ + at;
@@ -442,7 +480,7 @@ class BackwardUnit {
 
   template <int kBlocks>
   void run_blocks(const TimeBlock<T>& time, const TimeBlock<T>& next, const BackwardBlock<T>* blocks) {
-    for (int k = 0; k < kBlocks; k++) backward_prologue(d_, q_, b_, time, next, blocks[k]);
+    for (int k = 0; k < kBlocks; k++) backward_prologue(d_, q_, row_, time, next, blocks[k]);
     const ScanParams<T>& p = q_.in;
     const bool gate = static_cast<bool>(p.z);
     const int64_t N = s_.state;
@@ -463,13 +501,15 @@ class BackwardUnit {
     lanes_.fresh = false;
     for (int k = 0; k < kBlocks; k++) {
       const int64_t at = blocks[k].panel * kPanel + blocks[k].offset;
-      backward_epilogue(d_, q_, b_, time, blocks[k], dD_ + at, dbias_ + at);
+      backward_epilogue(d_, q_, row_, time, blocks[k], dD_ + at, dbias_ + at);
     }
   }
 
   const ScanVjpParams<T>& q_;
+  const ScanWalk<T>& walk_;
   const ScanShape& s_;
-  const int64_t b_;
+  const int64_t part_;
+  int64_t row_ = 0;
   const Unit unit_;
   const DecayExp<D> exp_{};
   T *A_, *m_, *B_, *C_, *dA_, *dB_, *dC_, *dD_, *dbias_;
@@ -477,13 +517,104 @@ class BackwardUnit {
   BackwardRows<T> rows_[2];
 };
 
-void backward_unit_f32(const ScanVjpParams<float>& q, const ScanVjpSums<float>& sums, int64_t b, int64_t unit,
-                       float* scratch) {
-  BackwardUnit<hn::ScalableTag<float>>(q, sums, b, unit, scratch).run();
+// The adjoint of one run that nothing follows, before its first step: the state of
+// a scan over the reversed steps, lambda_t = a_{t+1} lambda_{t+1} + g_t C_t, and
+// a_first lambda_first at its end.
+template <class D, class T = hn::TFromD<D>>
+class AdjointUnit {
+ public:
+  AdjointUnit(const ScanVjpParams<T>& q, const ScanWalk<T>& walk, int64_t index, T* scratch)
+      : q_(q), walk_(walk), s_(q.in.shape), unit_(unit_of(s_, index)) {
+    const int64_t all = unit_.count * s_.panel_size();
+    A_ = scratch, lambda_ = A_ + all, C_ = lambda_ + all;
+    load_matrix_panels(s_, unit_, q.in.A, true, A_);
+    if (q.in.C.constant) load_matrix_panels(s_, unit_, q.in.C.data, false, C_);
+  }
+
+  void run(const ScanRun& run, int64_t number) {
+    const ScanParams<T>& p = q_.in;
+    const int64_t size = s_.panel_size();
+    T* end = walk_.ends + (number * s_.panels() + unit_.panel(s_, 0)) * size;
+    std::fill(lambda_, lambda_ + unit_.count * size, T(0));
+    std::fill(later_, later_ + kScanMostUnitPanels * kPanel, T(0));
+    TimeBlock<T> time, next;
+    fill_time_block(p, run, unit_.group, (run.segments() - 1) * kSegment, &time);
+    for (int64_t segment = run.segments() - 1; segment >= 0; segment--) {
+      next.count = 0;
+      if (segment > 0) fill_time_block(p, run, unit_.group, (segment - 1) * kSegment, &next);
+      run_segment(run.row, time, next);
+      time = next;
+    }
+    for (int64_t i = 0; i < unit_.count; i++) {
+      for (int64_t c = 0; c < kPanel; c += kLanes) {
+        const auto step = hn::LoadU(d_, later_ + i * kPanel + c);
+        for (int64_t n = 0; n < s_.state; n++) {
+          const int64_t at = i * size + n * kPanel + c;
+          hn::StoreU(hn::Mul(exp_(step, hn::LoadU(d_, A_ + at)), hn::LoadU(d_, lambda_ + at)), d_, end + at);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr D d_{};
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
+
+  void run_segment(int64_t row, const TimeBlock<T>& time, const TimeBlock<T>& next) {
+    const int64_t N = s_.state, size = s_.panel_size(), last = time.count - 1;
+    TimeBlock<T> back;
+    back.count = time.count;
+    for (int64_t i = 0; i < time.count; i++) back.B[i] = back.C[i] = time.C[last - i];
+    for (int64_t k = 0; k < unit_.count; k++) {
+      for (int64_t c = 0; c < unit_.channels(s_, k); c += kLanes) {
+        BackwardBlock<T> block;
+        block.channel = unit_.channel(s_, k) + c;
+        block.valid = unit_.channels(s_, k) - c;
+        block.rows = &backward_;
+        backward_prologue(d_, q_, row, time, next, block);
+        T* later = later_ + k * kPanel + c;
+        for (int64_t i = 0; i < time.count; i++) {
+          const auto step = i == 0 ? hn::LoadU(d_, later) : hn::Load(d_, backward_.step + (last - i + 1) * kLanes);
+          hn::Store(step, d_, rows_.step + i * kLanes);
+          hn::Store(hn::Load(d_, backward_.g + (last - i) * kLanes), d_, rows_.dtu + i * kLanes);
+        }
+        hn::StoreU(hn::Load(d_, backward_.step), d_, later);
+        const int64_t at = k * size + c;
+        if (q_.in.C.constant) {
+          forward_states<true, true, D>(exp_, back, N, A_ + at, lambda_ + at, C_ + at, C_ + at, &rows_);
+        } else {
+          forward_states<false, false, D>(exp_, back, N, A_ + at, lambda_ + at, C_ + at, C_ + at, &rows_);
+        }
+      }
+    }
+  }
+
+  const ScanVjpParams<T>& q_;
+  const ScanWalk<T>& walk_;
+  const ScanShape& s_;
+  const Unit unit_;
+  const DecayExp<D> exp_{};
+  T *A_, *lambda_, *C_;
+  HWY_ALIGN T later_[kScanMostUnitPanels * kPanel];  // dt kScale of the step behind the block
+  ForwardRows<T> rows_;
+  BackwardRows<T> backward_;
+};
+
+void backward_unit_f32(const ScanVjpParams<float>& q, const ScanVjpSums<float>& sums, const ScanWalk<float>& walk,
+                       int64_t part, int64_t unit, float* scratch) {
+  BackwardUnit<hn::ScalableTag<float>>(q, sums, walk, part, unit, scratch).run();
 }
-void backward_unit_f64(const ScanVjpParams<double>& q, const ScanVjpSums<double>& sums, int64_t b, int64_t unit,
-                       double* scratch) {
-  BackwardUnit<hn::ScalableTag<double>>(q, sums, b, unit, scratch).run();
+void backward_unit_f64(const ScanVjpParams<double>& q, const ScanVjpSums<double>& sums,
+                       const ScanWalk<double>& walk, int64_t part, int64_t unit, double* scratch) {
+  BackwardUnit<hn::ScalableTag<double>>(q, sums, walk, part, unit, scratch).run();
+}
+void adjoint_unit_f32(const ScanVjpParams<float>& q, const ScanWalk<float>& walk, int64_t run, int64_t unit,
+                      float* scratch) {
+  AdjointUnit<hn::ScalableTag<float>>(q, walk, unit, scratch).run(q.in.plan->runs[run], run);
+}
+void adjoint_unit_f64(const ScanVjpParams<double>& q, const ScanWalk<double>& walk, int64_t run, int64_t unit,
+                      double* scratch) {
+  AdjointUnit<hn::ScalableTag<double>>(q, walk, unit, scratch).run(q.in.plan->runs[run], run);
 }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

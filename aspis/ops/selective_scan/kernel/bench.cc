@@ -18,6 +18,7 @@
 #include "aspis/base/parallel.h"
 #include "aspis/base/rng.h"
 #include "aspis/ops/selective_scan/kernel/cpu.h"
+#include "aspis/ops/selective_scan/kernel/plan.h"
 #include "aspis/simd/isa.h"
 #include "aspis/simd/targets.h"
 
@@ -133,12 +134,12 @@ void scalar_scan(const ScanParams<float>& p, std::vector<float>& states) {
 
 // `ordered` visits the tokens by a permutation, as cross scans do.
 void measure(ScanShape s, bool full, double budget, double rate, double library_rate, bool ordered = false) {
-  const int64_t rows = s.batch * s.length, BLD = rows * s.channels, BLN = rows * s.state,
+  const int64_t rows = s.batch * s.length, BLD = rows * s.channels, BLN = rows * s.groups * s.state,
                 DN = s.channels * s.state;
   const auto u = random("u", BLD, -1, 1), delta = random("delta", BLD, full ? -6.0 : 0.001, full ? -2.0 : 0.1);
   const auto z = random("z", BLD, -2, 2), dout = random("dout", BLD, -1, 1);
   const auto B = random("B", BLN, -1, 1), C = random("C", BLN, -1, 1), D = random("D", s.channels, 0, 1);
-  std::vector<float> A(DN), out(BLD), checkpoints(s.checkpoint_size());
+  std::vector<float> A(DN), out(BLD), checkpoints(dense_plan(s).checkpoint_size(s));
   for (int64_t i = 0; i < DN; i++) A[i] = -static_cast<float>(i % s.state + 1);
   std::vector<int32_t> order(s.length);
   for (int64_t i = 0; i < s.length; i++) order[i] = static_cast<int32_t>(i * 8 % s.length);  // odd lengths only
@@ -150,7 +151,8 @@ void measure(ScanShape s, bool full, double budget, double rate, double library_
   p.u.data = u.data();
   p.delta.data = delta.data();
   p.A = A.data();
-  p.B = p.C = {nullptr, false, s.length * s.state, s.state, 0};
+  const int64_t token = s.groups * s.state;
+  p.B = p.C = {nullptr, false, s.length * token, token, s.state};
   p.B.data = B.data();
   p.C.data = C.data();
   p.out = {out.data(), dense.batch, dense.token};
@@ -167,7 +169,7 @@ void measure(ScanShape s, bool full, double budget, double rate, double library_
   }
   const double forward = best_seconds(budget, [&] { scan(p); });
   std::vector<float> du(BLD), ddelta(BLD), dz(BLD), dA(DN), dB(BLN), dC(BLN), dD(s.channels), dbias(s.channels);
-  std::vector<float> workspace(scan_vjp_workspace(s, false, false));
+  std::vector<float> workspace(scan_vjp_workspace(s, s.batch, false, false));
   ScanVjpParams<float> q;
   q.in = p;
   q.in.checkpoints = checkpoints.data();
@@ -220,5 +222,7 @@ int main(int argc, char** argv) {
   measure({2, 196, 1536, 8, 1}, true, budget, rate, library);
   measure({2, 196, 768, 64, 1}, true, budget, rate, library);
   measure({2, 196, 1536, 1, 1}, true, budget, rate, library);
+  measure({8, 3136, 192, 1, 4}, true, budget, rate, library);
+  measure({1, 65536, 96, 16, 1}, true, budget, rate, library);
 }
 #endif

@@ -232,17 +232,34 @@ struct TimeBlock {
   const T* C[kSegment];
 };
 
+// The steps of a run from its step `first` on; none if it ends before.
 template <typename T>
-HWY_INLINE void fill_time_block(const ScanParams<T>& p, int64_t b, int64_t group, int64_t first,
+HWY_INLINE void fill_time_block(const ScanParams<T>& p, const ScanRun& run, int64_t group, int64_t first,
                                 TimeBlock<T>* block) {
-  block->count = std::min(kSegment, p.shape.length - first);
+  block->count = std::min(kSegment, run.length - first);
+  if (block->count <= 0) {
+    block->count = 0;
+    return;
+  }
   for (int64_t i = 0; i < block->count; i++) {
-    const int64_t t = scan_token(p, first + i);
+    const int64_t t = scan_token(p, run, run.first + first + i);
     block->token[i] = t;
-    block->B[i] = p.B.constant ? nullptr : p.B.row(b, t, group);
-    block->C[i] = p.C.constant ? nullptr : p.C.row(b, t, group);
+    block->B[i] = p.B.constant ? nullptr : p.B.row(run.row, t, group);
+    block->C[i] = p.C.constant ? nullptr : p.C.row(run.row, t, group);
   }
   for (int64_t i = block->count; i < kSegment; i++) block->token[i] = block->token[block->count - 1];
+}
+
+// Zeros in the rows of a run's tokens, for the channels of a unit.
+template <typename T>
+void clear_rows(const ScanParams<T>& p, const ScanRun& run, const Unit& unit, const ScanRows<T>& rows) {
+  if (!rows) return;
+  const int64_t first = unit.channel(p.shape, 0);
+  const int64_t end = unit.channel(p.shape, unit.count - 1) + unit.channels(p.shape, unit.count - 1);
+  for (int64_t i = 0; i < run.length; i++) {
+    T* row = rows.row(run.row, scan_token(p, run, run.first + i));
+    std::fill(row + first, row + end, T(0));
+  }
 }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

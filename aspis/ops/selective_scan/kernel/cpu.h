@@ -13,8 +13,9 @@ namespace aspis::kernel {
 template <typename T>
 void scan(const ScanParams<T>& p);
 
-/// Elements of T that scan_vjp needs in `workspace`, checkpoints not counted.
-int64_t scan_vjp_workspace(const ScanShape& shape, bool constant_B, bool constant_C);
+/// Elements of T that scan_vjp needs in `workspace` for a plan of so many parts,
+/// checkpoints not counted.
+int64_t scan_vjp_workspace(const ScanShape& shape, int64_t parts, bool constant_B, bool constant_C);
 
 template <typename T>
 void scan_vjp(const ScanVjpParams<T>& q);

@@ -104,6 +104,100 @@ TEST_CASE("scan kernel and its gradients match the oracle for sampled options on
   }
 }
 
+TEST_CASE("packed sequences match each sequence on its own, forward and backward") {
+  const Restore restore;
+  uint64_t index = 0;
+  const auto check = [&](Options o, const char* what) {
+    CAPTURE(what);
+    const Values values(o, ++index);
+    const Results want = run_oracle(values);
+    for (const auto& isa : supported_isas()) {
+      force_isa(isa);
+      CAPTURE(isa);
+      CAPTURE(describe(o));
+      check_against<float>(want, values, index % 2 == 0, 2e-6, 1e-5);
+      check_against<double>(want, values, index % 2 == 0, 1e-12, 1e-10);
+    }
+  };
+  for (const int64_t N : {1, 3, 16}) {
+    for (const bool reverse : {false, true}) {
+      Options o = sample_options(index, N, 70);
+      o.order = false, o.reverse = reverse, o.initial = o.last = true;
+      o.shape.batch = 1;
+      o.bounds = {0, 0, 1, 18, 18, 50, 51, 70, 70};
+      check(o, "bounds");
+      o = sample_options(index, N, 40);
+      o.order = false, o.reverse = reverse, o.initial = o.last = true;
+      o.shape.batch = 3;
+      o.ids.assign(3 * 40, 0);
+      for (int64_t t = 0; t < 40; t++) {
+        o.ids[t] = t < 7 ? 0 : t < 8 ? 5 : t < 26 ? 2 : t < 30 ? -1 : 2;  // the same id again is another sequence
+        o.ids[40 + t] = t < 3 ? -1 : t < 20 ? 1 : 0;
+        o.ids[80 + t] = t < 39 ? 0 : -3;
+      }
+      check(o, "ids");
+    }
+  }
+  Options o = everything({2, 9, 5, 2, 1});
+  o.ids.assign(2 * 9, -1);
+  check(o, "padding alone");
+}
+
+TEST_CASE("garbage in padding reaches nothing") {
+  Options o = everything({1, 40, 21, 5, 1});
+  o.ids.assign(40, 0);
+  for (int64_t t = 10; t < 23; t++) o.ids[t] = -1;
+  Values v(o, 9);
+  const Results want = run_oracle(v);
+  for (int64_t t = 10; t < 23; t++) {
+    for (auto* values : {&v.u, &v.delta, &v.z, &v.dout}) std::fill_n(values->begin() + t * 21, 21, NAN);
+    for (auto* values : {&v.B, &v.C}) std::fill_n(values->begin() + t * 5, 5, NAN);
+  }
+  check_against<float>(want, v, false, 2e-6, 1e-5);
+}
+
+TEST_CASE("the time-parallel form gives what one walk gives, for any number of chunks and threads") {
+  const Restore restore;
+  for (const int64_t chunks : {2, 3, 5, 9}) {
+    for (const bool reverse : {false, true}) {
+      Options o = sample_options(static_cast<uint64_t>(chunks), chunks == 9 ? 1 : 7, 150);
+      o.initial = o.last = true, o.reverse = reverse;
+      o.constant_C = chunks == 3;
+      o.chunks = chunks;
+      const Values values(o, 21);
+      const Results want = run_oracle(values);
+      for (const auto& isa : supported_isas()) {
+        force_isa(isa);
+        CAPTURE(isa);
+        CAPTURE(describe(o));
+        check_against<float>(want, values, chunks % 2 == 0, 2e-6, 1e-5);
+        check_against<double>(want, values, chunks % 2 == 0, 1e-12, 1e-10);
+      }
+      force_isa("");
+      Results first;
+      for (const int threads : {1, 2, 3, 7}) {
+        set_num_threads(threads);
+        Problem<float> problem(values);
+        const Results r = run_kernel(problem);
+        if (threads == 1) first = r;
+        CHECK_MESSAGE(same_bits(r, first), threads, " threads");
+      }
+      set_num_threads(0);
+    }
+  }
+}
+
+TEST_CASE("the time-parallel form is chosen from the shape and the cores of the machine") {
+  CHECK(scan_chunks({1, 65536, 96, 16, 1}, 2) == 1);  // two tasks keep two cores busy
+  CHECK(scan_chunks({1, 65536, 96, 16, 1}, 7) == 7);
+  CHECK(scan_chunks({1, 65536, 96, 16, 1}, 64) == 64);
+  CHECK(scan_chunks({1, 65536, 16, 16, 1}, 4) == 8);
+  CHECK(scan_chunks({1, 65536, 16, 16, 1}, 3) == 1);
+  CHECK(scan_chunks({1, 512, 16, 16, 1}, 64) == 1);  // too short
+  CHECK(scan_chunks({8, 65536, 1536, 16, 1}, 64) == 1);
+  CHECK(chained_plan({2, 100, 16, 4, 1}, 3).runs.size() == 6);
+}
+
 TEST_CASE("scan kernel handles the largest state and sizes 5, 6 and 20") {
   const Restore restore;
   for (const int64_t N : {5, 6, 20, 256}) {
@@ -402,6 +496,7 @@ TEST_CASE("scan in pieces with carried state equals the whole, and so do single 
     Problem<double> parts(v);
     ScanParams<double> first = parts.forward_params(), second = first;
     first.checkpoints = second.checkpoints = nullptr;
+    first.plan = second.plan = nullptr;
     first.shape.length = cut;
     second.shape.length = L - cut;
     second.u.data += cut * second.u.token, second.delta.data += cut * second.delta.token;

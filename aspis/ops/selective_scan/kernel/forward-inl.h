@@ -95,6 +95,14 @@ HWY_INLINE void forward_states(const DecayExp<D>& exp, const TimeBlock<T>& time,
   }
 }
 
+// A line that will be written whole still has to be owned first.
+template <typename T>
+HWY_INLINE void prefetch_for_writing(const T* p) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  __builtin_prefetch(p, 1);
+#endif
+}
+
 // dt and dt u of one channel block. The next time block's rows are prefetched:
 // the hardware does not follow 64-byte pieces that are a row apart.
 template <class D, class T = hn::TFromD<D>>
@@ -119,6 +127,7 @@ HWY_INLINE void forward_prologue(D d, const ScanParams<T>& p, int64_t b, const T
     hwy::Prefetch(p.u.row(b, next.token[i]) + channel);
     hwy::Prefetch(p.delta.row(b, next.token[i]) + channel);
     if (p.z) hwy::Prefetch(p.z.row(b, next.token[i]) + channel);
+    if (p.out) prefetch_for_writing(p.out.row(b, next.token[i]) + channel);
   }
 }
 
@@ -153,71 +162,128 @@ inline int64_t forward_scratch(const ScanShape& s, int64_t unit_panels) {
   return 4 * unit_panels * s.panel_size();
 }
 
-// Sample b, unit `index`. With out = null only the checkpoints are made.
+// The runs of one part for the channels of unit `index`.
 template <class D, class T = hn::TFromD<D>>
-void forward_unit(D d, const ScanParams<T>& p, int64_t b, int64_t index, T* scratch) {
-  constexpr int64_t kLanes = hn::MaxLanes(d);
-  const ScanShape& s = p.shape;
-  const int64_t N = s.state, size = s.panel_size();
-  const Unit unit = unit_of(s, index);
-  T *A = scratch, *state = A + unit.count * size, *B = state + unit.count * size, *C = B + unit.count * size;
-  load_matrix_panels(s, unit, p.A, true, A);
-  if (p.B.constant) load_matrix_panels(s, unit, p.B.data, false, B);
-  if (p.C.constant) load_matrix_panels(s, unit, p.C.data, false, C);
-  if (p.initial_state) {
-    load_matrix_panels(s, unit, p.initial_state + b * s.channels * N, false, state);
-  } else {
-    std::fill(state, state + unit.count * size, T(0));
+class ForwardUnit {
+ public:
+  ForwardUnit(const ScanParams<T>& p, const ScanWalk<T>& walk, int64_t index, T* scratch)
+      : p_(p), walk_(walk), s_(p.shape), unit_(unit_of(s_, index)) {
+    const int64_t all = unit_.count * s_.panel_size();
+    A_ = scratch, state_ = A_ + all, B_ = state_ + all, C_ = B_ + all;
+    load_matrix_panels(s_, unit_, p.A, true, A_);
+    if (p.B.constant) load_matrix_panels(s_, unit_, p.B.data, false, B_);
+    if (p.C.constant) load_matrix_panels(s_, unit_, p.C.data, false, C_);
   }
-  const DecayExp<D> exp;
-  ForwardRows<T> rows;
-  TimeBlock<T> time, next;
-  fill_time_block(p, b, unit.group, 0, &time);
-  for (int64_t first = 0; first < s.length; first += kSegment) {
-    next.count = 0;
-    if (first + kSegment < s.length) fill_time_block(p, b, unit.group, first + kSegment, &next);
-    for (int64_t i = 0; i < unit.count; i++) {
-      T* panel_state = state + i * size;
-      if (p.checkpoints) {
-        const int64_t segment = b * s.segments() + first / kSegment;
-        std::memcpy(p.checkpoints + (segment * s.panels() + unit.panel(s, i)) * size, panel_state,
-                    size * sizeof(T));
-      }
-      const int64_t channels = unit.channels(s, i);
-      for (int64_t c = 0; c < channels; c += kLanes) {
-        const int64_t channel = unit.channel(s, i) + c, valid = channels - c, at = i * size + c;
-        forward_prologue(d, p, b, time, next, channel, valid, &rows);
-        const auto run = [&](auto const_b, auto const_c) HWY_ATTR {
-          forward_states<decltype(const_b)::value, decltype(const_c)::value, D>(exp, time, N, A + at, state + at,
-                                                                                B + at, C + at, &rows);
-        };
-        if (HWY_LIKELY(!p.B.constant && !p.C.constant)) {
-          run(std::false_type(), std::false_type());
-        } else if (!p.B.constant) {
-          run(std::false_type(), std::true_type());
-        } else if (!p.C.constant) {
-          run(std::true_type(), std::false_type());
-        } else {
-          run(std::true_type(), std::true_type());
-        }
-        if (p.out) forward_epilogue(d, p, b, time, channel, valid, rows);
-      }
-    }
-    time = next;
-  }
-  if (p.last_state) {
-    for (int64_t i = 0; i < unit.count; i++) {
-      from_panel(state + i * size, unit.channels(s, i), N,
-                 p.last_state + (b * s.channels + unit.channel(s, i)) * N);
-    }
-  }
-}
 
-void forward_unit_f32(const ScanParams<float>& p, int64_t b, int64_t unit, float* scratch) {
-  forward_unit(hn::ScalableTag<float>(), p, b, unit, scratch);
+  void run(int64_t part) {
+    const ScanPlan& plan = *p_.plan;
+    for (int64_t i = plan.parts[part]; i < plan.parts[part + 1]; i++) run_one(plan.runs[i], i);
+  }
+
+ private:
+  static constexpr D d_{};
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
+
+  void run_one(const ScanRun& run, int64_t number) {
+    if (run.padding) {
+      clear_rows(p_, run, unit_, p_.out);
+      return;
+    }
+    start(run, number);
+    if (walk_.step_sums) std::fill(sums(number), sums(number) + unit_.count * kPanel, T(0));
+    TimeBlock<T> time, next;
+    fill_time_block(p_, run, unit_.group, 0, &time);
+    for (int64_t first = 0; first < run.length; first += kSegment) {
+      fill_time_block(p_, run, unit_.group, first + kSegment, &next);
+      run_segment(run, number, first / kSegment, time, next);
+      time = next;
+    }
+    finish(run, number);
+  }
+
+  // The state of this unit before a run.
+  void start(const ScanRun& run, int64_t number) {
+    const int64_t size = unit_.count * s_.panel_size();
+    if (walk_.starts) {
+      const T* from = walk_.starts + (number * s_.panels() + unit_.panel(s_, 0)) * s_.panel_size();
+      std::copy(from, from + size, state_);
+    } else if (p_.initial_state && run.initial >= 0 && !walk_.ends) {
+      load_matrix_panels(s_, unit_, p_.initial_state + run.initial * s_.channels * s_.state, false, state_);
+    } else {
+      std::fill(state_, state_ + size, T(0));
+    }
+  }
+
+  void finish(const ScanRun& run, int64_t number) {
+    const int64_t size = s_.panel_size();
+    if (walk_.ends) {
+      T* to = walk_.ends + (number * s_.panels() + unit_.panel(s_, 0)) * size;
+      std::copy(state_, state_ + unit_.count * size, to);
+      return;
+    }
+    if (!p_.last_state || run.last < 0) return;
+    for (int64_t i = 0; i < unit_.count; i++) {
+      from_panel(state_ + i * size, unit_.channels(s_, i), s_.state,
+                 p_.last_state + (run.last * s_.channels + unit_.channel(s_, i)) * s_.state);
+    }
+  }
+
+  void run_segment(const ScanRun& run, int64_t number, int64_t segment, const TimeBlock<T>& time,
+                   const TimeBlock<T>& next) {
+    const int64_t size = s_.panel_size(), N = s_.state, b = run.row;
+    for (int64_t i = 0; i < unit_.count; i++) {
+      if (p_.checkpoints && !walk_.ends) {
+        std::memcpy(p_.checkpoints + ((run.slot + segment) * s_.panels() + unit_.panel(s_, i)) * size,
+                    state_ + i * size, size * sizeof(T));
+      }
+      const int64_t channels = unit_.channels(s_, i);
+      for (int64_t c = 0; c < channels; c += kLanes) {
+        const int64_t channel = unit_.channel(s_, i) + c, valid = channels - c, at = i * size + c;
+        forward_prologue(d_, p_, b, time, next, channel, valid, &rows_);
+        if (walk_.step_sums) add_steps(time, sums(number) + i * kPanel + c);
+        const auto states = [&](auto const_b, auto const_c) HWY_ATTR {
+          forward_states<decltype(const_b)::value, decltype(const_c)::value, D>(
+              exp_, time, N, A_ + at, state_ + at, B_ + at, C_ + at, &rows_);
+        };
+        if (HWY_LIKELY(!p_.B.constant && !p_.C.constant)) {
+          states(std::false_type(), std::false_type());
+        } else if (!p_.B.constant) {
+          states(std::false_type(), std::true_type());
+        } else if (!p_.C.constant) {
+          states(std::true_type(), std::false_type());
+        } else {
+          states(std::true_type(), std::true_type());
+        }
+        if (p_.out && !walk_.ends) forward_epilogue(d_, p_, b, time, channel, valid, rows_);
+      }
+    }
+  }
+
+  T* sums(int64_t number) { return walk_.step_sums + (number * s_.panels() + unit_.panel(s_, 0)) * kPanel; }
+
+  // Sum of dt kScale over the tokens of a block.
+  HWY_INLINE void add_steps(const TimeBlock<T>& time, T* sum) {
+    auto v = hn::LoadU(d_, sum);
+    for (int64_t i = 0; i < time.count; i++) v = hn::Add(v, hn::Load(d_, rows_.step + i * kLanes));
+    hn::StoreU(v, d_, sum);
+  }
+
+  const ScanParams<T>& p_;
+  const ScanWalk<T>& walk_;
+  const ScanShape& s_;
+  const Unit unit_;
+  const DecayExp<D> exp_{};
+  T *A_, *state_, *B_, *C_;
+  ForwardRows<T> rows_;
+};
+
+void forward_unit_f32(const ScanParams<float>& p, const ScanWalk<float>& walk, int64_t part, int64_t unit,
+                      float* scratch) {
+  ForwardUnit<hn::ScalableTag<float>>(p, walk, unit, scratch).run(part);
 }
-void forward_unit_f64(const ScanParams<double>& p, int64_t b, int64_t unit, double* scratch) {
-  forward_unit(hn::ScalableTag<double>(), p, b, unit, scratch);
+void forward_unit_f64(const ScanParams<double>& p, const ScanWalk<double>& walk, int64_t part, int64_t unit,
+                      double* scratch) {
+  ForwardUnit<hn::ScalableTag<double>>(p, walk, unit, scratch).run(part);
 }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

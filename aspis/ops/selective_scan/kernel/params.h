@@ -26,10 +26,9 @@ struct ScanShape {
   int64_t panels() const { return groups * group_panels(); }
   /// Elements of one panel.
   int64_t panel_size() const { return state * kScanPanel; }
-  /// Elements of the checkpoints: {B, segments, panels, N, kScanPanel}, the
-  /// states before the first token of each segment.
-  int64_t checkpoint_size() const { return batch * segments() * panels() * panel_size(); }
 };
+
+struct ScanPlan;
 
 /// {B, L, D} with contiguous channels: row(b, t) starts at data + b batch + t token.
 /// Strides count elements; 0 repeats a row.
@@ -57,8 +56,9 @@ struct ScanMatrix {
 template <typename T>
 struct ScanParams {
   ScanShape shape;
+  const ScanPlan* plan = nullptr;  ///< how tokens form sequences; null: every row is one
   bool softplus = false;           ///< dt = softplus(delta + bias)
-  bool reverse = false;            ///< visit tokens from last to first
+  bool reverse = false;            ///< visit the tokens of a sequence from last to first
   const int32_t* order = nullptr;  ///< null or {L}: step t visits token order[t] (order[L - 1 - t] if reverse)
 
   ScanRows<const T> u, delta, z;       ///< z may be null
@@ -66,11 +66,11 @@ struct ScanParams {
   ScanMatrix<const T> B, C;
   const T* D = nullptr;                ///< null or {D}
   const T* delta_bias = nullptr;       ///< null or {D}
-  const T* initial_state = nullptr;    ///< null (zero) or {B, D, N}
+  const T* initial_state = nullptr;    ///< null (zero) or {plan.states, D, N}
 
   ScanRows<T> out;
-  T* last_state = nullptr;   ///< null or {B, D, N}
-  T* checkpoints = nullptr;  ///< null or checkpoint_size() elements
+  T* last_state = nullptr;   ///< null or {plan.states, D, N}
+  T* checkpoints = nullptr;  ///< null or plan.checkpoint_size() elements: the states before every segment of a run
 };
 
 /// Gradients of all inputs. `in.out` and `in.last_state` are not used;
@@ -81,14 +81,14 @@ struct ScanVjpParams {
   ScanParams<T> in;
   bool recompute = false;
   ScanRows<const T> dout;
-  const T* dlast_state = nullptr;  ///< null (zero) or {B, D, N}
+  const T* dlast_state = nullptr;  ///< null (zero) or {plan.states, D, N}
 
   ScanRows<T> du, ddelta, dz;       ///< dz: null exactly if in.z is
   T* dA = nullptr;                  ///< {D, N}
   T *dB = nullptr, *dC = nullptr;   ///< {B, L, G, N}, or {D, N} if constant
   T* dD = nullptr;                  ///< null exactly if in.D is, else {D}
   T* ddelta_bias = nullptr;         ///< null exactly if in.delta_bias is, else {D}
-  T* dinitial_state = nullptr;      ///< null or {B, D, N}
+  T* dinitial_state = nullptr;      ///< null or {plan.states, D, N}
   T* workspace = nullptr;           ///< scan_vjp_workspace() elements
 };
 
@@ -107,26 +107,32 @@ struct ScanStepParams {
   T *out = nullptr, *next_state = nullptr;
 };
 
-/// Panels of one task ("unit"), by the channels of a group alone: small enough
-/// to feed several cores, large enough to share the rows of B and C.
-inline int64_t scan_unit_panels(const ScanShape& s) { return s.group_panels() >= 64 ? 8 : 4; }
+/// Panels of one task ("unit"), by the channels of a group alone: small enough to
+/// feed several cores, large enough to share the rows of B and C.
+inline constexpr int64_t kScanMostUnitPanels = 8;
+inline int64_t scan_unit_panels(const ScanShape& s) {
+  return s.group_panels() >= 64 ? kScanMostUnitPanels : 4;
+}
 inline int64_t scan_units_per_group(const ScanShape& s) {
   return (s.group_panels() + scan_unit_panels(s) - 1) / scan_unit_panels(s);
 }
 inline int64_t scan_units(const ScanShape& s) { return s.groups * scan_units_per_group(s); }
 
-/// Partial sums of a gradient pass: panels {B, panels, N, 16} of dA and of a
-/// constant B or C, {B, units, L, N} of those per token, {B, panels, 16} of the others.
+/// The three walks over chained runs. First every run starts from zero and leaves
+/// its `ends` and the sums of its steps; then `starts` follow along the chain, and
+/// the runs are done again from these. Panels {runs, panels, N, 16}; sums of
+/// dt kScale {runs, panels, 16}. All null: the only walk there is.
+template <typename T>
+struct ScanWalk {
+  T *ends = nullptr, *step_sums = nullptr;
+  const T* starts = nullptr;
+};
+
+/// Partial sums of a gradient pass: panels {parts, panels, N, 16} of dA and of a
+/// constant B or C, {B, units, L, N} of those per token, {parts, panels, 16} of the others.
 template <typename T>
 struct ScanVjpSums {
   T *dA = nullptr, *dB = nullptr, *dC = nullptr, *dD = nullptr, *dbias = nullptr;
 };
-
-/// The token that step s visits.
-template <typename T>
-int64_t scan_token(const ScanParams<T>& p, int64_t s) {
-  const int64_t r = p.reverse ? p.shape.length - 1 - s : s;
-  return p.order ? p.order[r] : r;
-}
 
 }  // namespace aspis::kernel

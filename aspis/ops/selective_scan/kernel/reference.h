@@ -26,6 +26,13 @@ T time_step(const ScanParams<T>& p, int64_t b, int64_t t, int64_t d, T* derivati
   return curved ? std::log1p(std::exp(x)) : x;
 }
 
+// The token of step s where a row is one sequence.
+template <typename T>
+int64_t token(const ScanParams<T>& p, int64_t s) {
+  const int64_t r = p.reverse ? p.shape.length - 1 - s : s;
+  return p.order ? p.order[r] : r;
+}
+
 template <typename T>
 const T* matrix_row(const ScanParams<T>& p, const ScanMatrix<const T>& m, int64_t b, int64_t t, int64_t d) {
   return m.constant ? m.data + d * p.shape.state : m.row(b, t, d / p.shape.group_channels());
@@ -33,7 +40,7 @@ const T* matrix_row(const ScanParams<T>& p, const ScanMatrix<const T>& m, int64_
 
 }  // namespace reference_detail
 
-/// Forward pass; writes out and last_state, no checkpoints.
+/// Forward pass of rows that are one sequence each; writes out and last_state, no checkpoints.
 template <typename T>
 void scan_reference(const ScanParams<T>& p) {
   namespace r = reference_detail;
@@ -43,7 +50,7 @@ void scan_reference(const ScanParams<T>& p) {
       std::vector<T> x(N, T(0));
       if (p.initial_state) x.assign(p.initial_state + (b * D + d) * N, p.initial_state + (b * D + d + 1) * N);
       for (int64_t s = 0; s < L; s++) {
-        const int64_t t = scan_token(p, s);
+        const int64_t t = r::token(p, s);
         const T dt = r::time_step(p, b, t, d), u = p.u.row(b, t)[d];
         const T *Bt = r::matrix_row(p, p.B, b, t, d), *Ct = r::matrix_row(p, p.C, b, t, d);
         T y = 0;
@@ -82,13 +89,13 @@ void scan_vjp_reference(const ScanVjpParams<T>& q) {
         lambda[n] = q.dlast_state ? q.dlast_state[state + n] : T(0);
       }
       for (int64_t s = 0; s < L; s++) {
-        const int64_t t = scan_token(p, s);
+        const int64_t t = r::token(p, s);
         const T dt = r::time_step(p, b, t, d), u = p.u.row(b, t)[d];
         const T* Bt = r::matrix_row(p, p.B, b, t, d);
         for (int64_t n = 0; n < N; n++) x[(s + 1) * N + n] = std::exp(dt * A[n]) * x[s * N + n] + dt * Bt[n] * u;
       }
       for (int64_t s = L; s-- > 0;) {
-        const int64_t t = scan_token(p, s);
+        const int64_t t = r::token(p, s);
         T slope;
         const T dt = r::time_step(p, b, t, d, &slope), u = p.u.row(b, t)[d];
         const T *Bt = r::matrix_row(p, p.B, b, t, d), *Ct = r::matrix_row(p, p.C, b, t, d);

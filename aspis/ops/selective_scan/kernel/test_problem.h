@@ -11,6 +11,7 @@
 
 #include "aspis/base/rng.h"
 #include "aspis/ops/selective_scan/kernel/cpu.h"
+#include "aspis/ops/selective_scan/kernel/plan.h"
 #include "aspis/ops/selective_scan/kernel/reference.h"
 
 namespace aspis::kernel::test {
@@ -19,8 +20,19 @@ struct Options {
   ScanShape shape;
   bool softplus = false, bias = false, skip = false, gate = false, initial = false, last = false;
   bool reverse = false, order = false, constant_B = false, constant_C = false;
+  std::vector<int32_t> bounds;  ///< cu_seqlens, for a batch of one
+  std::vector<int32_t> ids;     ///< seq_idx {B, L}
+  int64_t chunks = 1;           ///< of the time-parallel form
   int64_t gap = 0;  ///< unused elements between rows
   double lo = 0.01, hi = 0.3;  ///< delta (without softplus)
+
+  /// Initial and last states.
+  int64_t states() const { return bounds.empty() ? shape.batch : static_cast<int64_t>(bounds.size()) - 1; }
+  ScanPlan plan() const {
+    if (!bounds.empty()) return packed_plan(shape, bounds);
+    if (!ids.empty()) return packed_plan(shape, ids.data(), reverse);
+    return chunks > 1 ? chained_plan(shape, chunks) : dense_plan(shape);
+  }
 };
 
 inline std::vector<double> random_values(uint64_t seed, const char* name, int64_t n, double lo, double hi) {
@@ -47,9 +59,9 @@ struct Values {
     C = random_values(seed, "C", o.constant_C ? d * n : b * l * g * n, -1, 1);
     if (o.skip) D = random_values(seed, "D", d, -1, 1);
     if (o.bias) bias = random_values(seed, "bias", d, o.softplus ? -0.5 : 0.0, 0.5);
-    if (o.initial) initial = random_values(seed, "initial", b * d * n, -1, 1);
+    if (o.initial) initial = random_values(seed, "initial", o.states() * d * n, -1, 1);
     dout = random_values(seed, "dout", b * l * d, -1, 1);
-    if (o.last) dlast = random_values(seed, "dlast", b * d * n, -1, 1);
+    if (o.last) dlast = random_values(seed, "dlast", o.states() * d * n, -1, 1);
     if (o.order) {
       order.resize(l);
       std::iota(order.begin(), order.end(), 0);
@@ -107,9 +119,10 @@ struct Problem {
   Buffer<T> u, delta, z, A, B, C, D, bias, initial, dout, dlast;
   Buffer<T> out, last, du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial;
   std::vector<int32_t> order;
+  ScanPlan plan;
   std::vector<T> checkpoints, workspace;
 
-  explicit Problem(const Values& v) : o(v.o), order(v.order) {
+  explicit Problem(const Values& v) : o(v.o), order(v.order), plan(v.o.plan()) {
     const auto [b, l, d, n, g] = o.shape;
     const int64_t gap = o.gap;
     u = {v.u, d, gap};
@@ -124,7 +137,7 @@ struct Problem {
     dout = {v.dout, d, gap};
     dlast = {v.dlast, n, 0};
     out = {b * l, d, gap};
-    last = {b * d, n, 0};
+    last = {o.states() * d, n, 0};
     du = {b * l, d, gap};
     ddelta = {b * l, d, 0};
     if (o.gate) dz = {b * l, d, gap};
@@ -133,9 +146,9 @@ struct Problem {
     dC = {o.constant_C ? d : b * l * g, n, 0};
     if (o.skip) dD = {1, d, 0};
     if (o.bias) dbias = {1, d, 0};
-    if (o.initial) dinitial = {b * d, n, 0};
-    checkpoints.resize(o.shape.checkpoint_size() + 1);
-    workspace.resize(scan_vjp_workspace(o.shape, o.constant_B, o.constant_C));
+    if (o.initial) dinitial = {o.states() * d, n, 0};
+    checkpoints.resize(plan.checkpoint_size(o.shape) + 1);
+    workspace.resize(scan_vjp_workspace(o.shape, plan.part_count(), o.constant_B, o.constant_C));
   }
 
   ScanRows<T> rows(Buffer<T>& x) { return {x.get(), o.shape.length * (x.width + x.gap), x.width + x.gap}; }
@@ -147,6 +160,7 @@ struct Problem {
   ScanParams<T> forward_params() {
     ScanParams<T> p;
     p.shape = o.shape;
+    p.plan = &plan;
     p.softplus = o.softplus;
     p.reverse = o.reverse;
     p.order = o.order ? order.data() : nullptr;
@@ -202,11 +216,81 @@ Results run_kernel(Problem<T>& problem, bool recompute = false) {
   return problem.all_results();
 }
 
+/// Tokens of one sequence, found from bounds or ids by the definition.
+struct Sequence {
+  int64_t row, first, length, initial, last;  ///< states: -1 none
+  bool padding;
+};
+inline std::vector<Sequence> sequences_of(const Options& o) {
+  std::vector<Sequence> list;
+  const int64_t L = o.shape.length;
+  for (size_t i = 0; i + 1 < o.bounds.size(); i++) {
+    const auto at = static_cast<int64_t>(i);
+    list.push_back({0, o.bounds[i], o.bounds[i + 1] - o.bounds[i], at, at, false});
+  }
+  for (int64_t b = 0; !o.ids.empty() && b < o.shape.batch; b++) {
+    for (int64_t t = 0; t < L; t++) {
+      const int32_t id = o.ids[b * L + t];
+      if (t == 0 || id != o.ids[b * L + t - 1]) list.push_back({b, t, 0, -1, -1, id < 0});
+      list.back().length++;
+      const int64_t visited_first = o.reverse ? L - 1 : 0, visited_last = L - 1 - visited_first;
+      if (t == visited_first && id == 0) list.back().initial = b;
+      if (t == visited_last && id >= 0) list.back().last = b;
+    }
+  }
+  if (o.bounds.empty() && o.ids.empty()) {
+    for (int64_t b = 0; b < o.shape.batch; b++) list.push_back({b, 0, L, b, b, false});
+  }
+  return list;
+}
+
+/// Every sequence on its own, in double; gradients that they share are added.
 inline Results run_oracle(const Values& v) {
   Problem<double> problem(v);
-  scan_reference(problem.forward_params());
-  scan_vjp_reference(problem.backward_params(false));
-  return problem.all_results();
+  const ScanVjpParams<double> whole = problem.backward_params(false);
+  const ScanShape& s = v.o.shape;
+  const int64_t DN = s.channels * s.state;
+  // Sums over sequences, zero where nothing is added.
+  Problem<double> total(v);
+  for (auto* buffer : {&total.dA, &total.dB, &total.dC, &total.dD, &total.dbias, &total.last, &total.dinitial,
+                       &total.out, &total.du, &total.ddelta, &total.dz}) {
+    for (int64_t r = 0; r < buffer->rows; r++) std::fill_n(buffer->row(r), buffer->width, 0.0);
+  }
+  for (const Sequence& q : sequences_of(v.o)) {
+    if (q.padding) continue;
+    ScanVjpParams<double> p = whole;
+    p.in.shape.batch = 1;
+    p.in.shape.length = q.length;
+    const auto move_rows = [&](auto& rows) {
+      if (rows) rows.data = rows.row(q.row, q.first);
+    };
+    const auto move_matrix = [&](auto& m) {
+      if (!m.constant) m.data = m.row(q.row, q.first, 0);
+    };
+    move_rows(p.in.u), move_rows(p.in.delta), move_rows(p.in.z), move_rows(p.dout);
+    move_matrix(p.in.B), move_matrix(p.in.C);
+    const auto target = [&](Buffer<double>& x) {
+      return ScanRows<double>{x.get() ? x.row(q.row * s.length + q.first) : nullptr, 0, x.width + x.gap};
+    };
+    p.in.out = target(total.out), p.du = target(total.du), p.ddelta = target(total.ddelta), p.dz = target(total.dz);
+    p.in.initial_state = whole.in.initial_state && q.initial >= 0 ? whole.in.initial_state + q.initial * DN : nullptr;
+    p.dlast_state = whole.dlast_state && q.last >= 0 ? whole.dlast_state + q.last * DN : nullptr;
+    std::vector<double> unused(DN);
+    p.in.last_state = q.last >= 0 ? total.last.row(q.last * s.channels) : unused.data();
+    p.dinitial_state = whole.dinitial_state && q.initial >= 0 ? total.dinitial.row(q.initial * s.channels) : nullptr;
+    scan_reference(p.in);
+    scan_vjp_reference(p);
+    const auto add = [](Buffer<double>& to, const double* from, int64_t first_row, int64_t rows) {
+      for (int64_t i = 0; from && i < rows * to.width; i++) to.row(first_row)[i] += from[i];
+    };
+    const int64_t first = (q.row * s.length + q.first) * s.groups, rows = q.length * s.groups;
+    add(total.dA, whole.dA, 0, s.channels);
+    add(total.dB, whole.dB, v.o.constant_B ? 0 : first, v.o.constant_B ? s.channels : rows);
+    add(total.dC, whole.dC, v.o.constant_C ? 0 : first, v.o.constant_C ? s.channels : rows);
+    if (whole.dD) add(total.dD, whole.dD, 0, 1);
+    if (whole.ddelta_bias) add(total.dbias, whole.ddelta_bias, 0, 1);
+  }
+  return total.all_results();
 }
 
 /// max |got - want| / max |want|; infinity if one is NaN or infinite and the other is not.

@@ -1,0 +1,105 @@
+#include "aspis/ops/selective_scan/kernel/plan.h"
+
+#include <algorithm>
+
+namespace aspis::kernel {
+namespace {
+
+void add(ScanPlan* plan, ScanRun run) {
+  run.slot = plan->slots;
+  if (!run.padding) plan->slots += run.segments();
+  plan->runs.push_back(run);
+}
+
+void end_part(ScanPlan* plan) { plan->parts.push_back(static_cast<int64_t>(plan->runs.size())); }
+
+}  // namespace
+
+ScanPlan dense_plan(const ScanShape& s) {
+  ScanPlan plan;
+  plan.states = s.batch;
+  plan.parts = {0};
+  for (int64_t b = 0; b < s.batch; b++) {
+    ScanRun run;
+    run.row = run.initial = run.last = b;
+    run.span = run.length = s.length;
+    add(&plan, run);
+    end_part(&plan);
+  }
+  return plan;
+}
+
+ScanPlan chained_plan(const ScanShape& s, int64_t chunks) {
+  ScanPlan plan;
+  plan.states = s.batch;
+  plan.chained = true;
+  plan.parts = {0};
+  // Whole segments, so that checkpoints lie as they do without chunks.
+  const int64_t segments = s.segments();
+  for (int64_t b = 0; b < s.batch; b++) {
+    for (int64_t c = 0; c < chunks; c++) {
+      const int64_t first = c * segments / chunks * kScanSegment;
+      const int64_t last = std::min(s.length, (c + 1) * segments / chunks * kScanSegment);
+      ScanRun run;
+      run.row = b;
+      run.span = s.length;
+      run.first = first, run.length = last - first;
+      if (c == 0) run.initial = b;
+      if (c == chunks - 1) run.last = b;
+      add(&plan, run);
+      end_part(&plan);
+    }
+  }
+  return plan;
+}
+
+int64_t scan_chunks(const ScanShape& s, int64_t cores) {
+  constexpr int64_t kShortest = 1024;  // tokens that pay for starting a task and passing a state on
+  const int64_t tasks = s.batch * scan_units(s);
+  // The work nearly doubles, so that it takes more than three cores to a task to gain.
+  if (tasks == 0 || 3 * tasks >= cores) return 1;
+  return std::clamp<int64_t>((2 * cores + tasks - 1) / tasks, 1, std::max<int64_t>(1, s.length / kShortest));
+}
+
+ScanPlan packed_plan(const ScanShape& /*shape*/, const std::vector<int32_t>& bounds) {
+  ScanPlan plan;
+  plan.states = static_cast<int64_t>(bounds.size()) - 1;
+  plan.parts = {0};
+  for (int64_t i = 0; i < plan.states; i++) {
+    ScanRun run;
+    run.origin = bounds[i];
+    run.span = run.length = bounds[i + 1] - bounds[i];
+    run.initial = run.last = i;
+    add(&plan, run);
+  }
+  end_part(&plan);
+  return plan;
+}
+
+ScanPlan packed_plan(const ScanShape& s, const int32_t* ids, bool reverse) {
+  ScanPlan plan;
+  plan.states = s.batch;
+  plan.partial = true;
+  plan.parts = {0};
+  const int64_t L = s.length;
+  for (int64_t b = 0; b < s.batch; b++) {
+    const auto id = [&](int64_t step) { return ids[b * L + (reverse ? L - 1 - step : step)]; };
+    for (int64_t first = 0; first < L;) {
+      int64_t end = first + 1;
+      while (end < L && id(end) == id(first)) end++;
+      ScanRun run;
+      run.row = b;
+      run.origin = reverse ? L - end : first;
+      run.span = run.length = end - first;
+      run.padding = id(first) < 0;
+      if (first == 0 && id(first) == 0) run.initial = b;
+      if (end == L && !run.padding) run.last = b;
+      add(&plan, run);
+      first = end;
+    }
+    end_part(&plan);
+  }
+  return plan;
+}
+
+}  // namespace aspis::kernel
