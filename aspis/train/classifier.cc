@@ -14,6 +14,7 @@
 #include "aspis/io/checkpoint.h"
 #include "aspis/io/config_json.h"
 #include "aspis/models/registry.h"
+#include "aspis/ops/common/profile.h"
 
 namespace aspis::train {
 
@@ -165,7 +166,7 @@ Evaluation evaluate(ImageModel& model, data::Loader& loader, int64_t limit_batch
   loader.start_epoch(0);
   for (data::Batch b; (limit_batches == 0 || batches < limit_batches) && loader.next(b);) {
     mx::array logits = mx::contiguous(model.logits(image_array(b.images, b.size, b.height, b.width, b.channels)));
-    logits.eval();
+    ops::evaluate({logits});
     for (int64_t i = 0; i < b.size; i++) {
       const float* row = logits.data<float>() + i * classes;
       const auto p = probabilities(row, classes);
@@ -194,7 +195,7 @@ std::vector<std::vector<float>> predict(ImageModel& model, const std::vector<flo
                                         int height, int width, int channels) {
   const InferenceMode mode(model);
   mx::array logits = mx::contiguous(model.logits(image_array(images, size, height, width, channels)));
-  logits.eval();
+  ops::evaluate({logits});
   std::vector<std::vector<float>> all;
   for (int64_t i = 0; i < size; i++) {
     all.push_back(probabilities(logits.data<float>() + i * model.num_classes(), model.num_classes()));

@@ -18,6 +18,7 @@
 #include "aspis/io/config_json.h"
 #include "aspis/models/registry.h"
 #include "aspis/nn/drop_path.h"
+#include "aspis/ops/common/profile.h"
 #include "aspis/ops/cross_entropy/cross_entropy.h"
 #include "aspis/report/sinks.h"
 #include "aspis/train/optimizer.h"
@@ -336,7 +337,7 @@ class Trainer {
     wanted.push_back(values[1]);
     wanted.push_back(norm);
     for (const auto& [name, buffer] : model_->buffers()) wanted.push_back(buffer);  // running statistics
-    mx::eval(wanted);
+    ops::evaluate(wanted);
     const double loss = values[0].item<float>(), grad_norm = norm.item<float>();
     at_.step++;
     at_.batch++;
