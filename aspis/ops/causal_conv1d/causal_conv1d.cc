@@ -76,6 +76,11 @@ class CausalConv1dVjp : public ops::CpuPrimitive {
     return config_ == static_cast<const CausalConv1dVjp&>(other).config_;
   }
   const char* name() const override { return "causal_conv1d_vjp"; }
+  ops::Work work(const Arrays& in, const Arrays&) const override {
+    // The convolution once more for SiLU's slope, dx, and dweight.
+    const double size = static_cast<double>(in[kX].size());
+    return {.macs = 3 * size * in[kWeight].shape(1), .exps = size};
+  }
 
  private:
   const Config config_;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "aspis/ops/common/primitive.h"
 #include "aspis/ops/conv/kernel/cpu.h"
 
@@ -53,6 +55,11 @@ class ConvVjp : public ops::CpuPrimitive {
     return same(shape_, o.shape_) && wanted_ == o.wanted_;
   }
   const char* name() const override { return "conv_vjp"; }
+  ops::Work work(const Arrays& in, const Arrays&) const override {
+    // One product each for the gradients of x and weight, of the size of the forward one.
+    const auto products = static_cast<double>(std::count_if(wanted_.begin(), wanted_.end(), [](int i) { return i < 2; }));
+    return {.macs = products * static_cast<double>(in[2].size()) * static_cast<double>(in[1].size()) / in[1].shape(0)};
+  }
 
  private:
   ConvShape shape_;

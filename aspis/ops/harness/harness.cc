@@ -274,20 +274,6 @@ class Checker {
   Tensors inputs_, reference_, weights_;
 };
 
-Timing time_repeatedly(const std::function<void()>& run, double seconds) {
-  run();  // first-touch of buffers, creation of primitives
-  std::vector<double> times;
-  const double start = monotonic_seconds();
-  while (times.size() < 3 || (monotonic_seconds() - start < seconds && times.size() < 1000)) {
-    const double t = monotonic_seconds();
-    run();
-    times.push_back(monotonic_seconds() - t);
-  }
-  std::sort(times.begin(), times.end());
-  const auto at = [&](double q) { return times[static_cast<size_t>(q * static_cast<double>(times.size() - 1))]; };
-  return {at(0.5), times.front(), (at(0.9) - at(0.1)) / at(0.5), static_cast<int>(times.size())};
-}
-
 }  // namespace
 
 mx::array to_array(const Tensor& t, const TensorSpec& spec, mx::Dtype dtype) {
@@ -313,17 +299,39 @@ CheckResult check_case(const OpEntry& entry, const OpInstance& instance, const C
   return Checker(entry, instance, options).run();
 }
 
-PerfResult measure_case(const OpEntry& entry, const OpInstance& instance, double seconds, bool composed) {
+Timing time_repeatedly(const std::function<void()>& run, double seconds) {
+  run();  // first-touch of buffers, creation of primitives
+  std::vector<double> times;
+  const double start = monotonic_seconds();
+  while (times.size() < 3 || (monotonic_seconds() - start < seconds && times.size() < 1000)) {
+    const double t = monotonic_seconds();
+    run();
+    times.push_back(monotonic_seconds() - t);
+  }
+  std::sort(times.begin(), times.end());
+  const auto at = [&](double q) { return times[static_cast<size_t>(q * static_cast<double>(times.size() - 1))]; };
+  return {at(0.5), times.front(), (at(0.9) - at(0.1)) / at(0.5), static_cast<int>(times.size())};
+}
+
+PerfResult measure_case(const OpEntry& entry, const OpInstance& instance, double seconds, bool composed,
+                        mx::Dtype dtype) {
   const OpCase& c = instance.plain;
   const ArrayFn& fn = composed ? instance.composed : instance.op;
   Arrays inputs = to_arrays(c, make_inputs(c, 1, true), mx::float32);
+  for (auto& a : inputs) {
+    if (a.dtype() == mx::float32) a = mx::astype(a, dtype);
+  }
   mx::eval(inputs);
+  const auto sized = [&](Cost cost) {
+    cost.bytes *= static_cast<double>(mx::size_of(dtype)) / 4;
+    return cost;
+  };
   PerfResult result{entry.name, c.name, {}, {}, 0, 0, "", ""};
   Arrays outputs = fn(inputs);
   mx::eval(outputs);
   result.forward = time_repeatedly([&] { mx::eval(fn(inputs)); }, entry.has_gradient ? seconds / 2 : seconds);
   const MachineBounds& bounds = machine_bounds();
-  result.forward_bound = bound_seconds(c.forward, bounds, &result.forward_limit);
+  result.forward_bound = bound_seconds(sized(c.forward), bounds, &result.forward_limit);
   if (entry.has_gradient) {
     Arrays cotangents;
     for (const auto& o : outputs) cotangents.push_back(mx::ones(o.shape(), o.dtype()));
@@ -331,7 +339,7 @@ PerfResult measure_case(const OpEntry& entry, const OpInstance& instance, double
     result.forward_backward = time_repeatedly([&] { evaluate(c, fn, inputs, cotangents); }, seconds / 2);
     const Cost both{c.forward.flops + c.backward.flops, c.forward.exps + c.backward.exps,
                     c.forward.bytes + c.backward.bytes};
-    result.forward_backward_bound = bound_seconds(both, bounds, &result.forward_backward_limit);
+    result.forward_backward_bound = bound_seconds(sized(both), bounds, &result.forward_backward_limit);
   }
   return result;
 }

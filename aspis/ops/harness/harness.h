@@ -56,6 +56,9 @@ struct Timing {
   int runs = 0;
 };
 
+/// Median, best and spread of repeated calls for about `seconds`, after one call as a warm-up.
+Timing time_repeatedly(const std::function<void()>& run, double seconds);
+
 struct PerfResult {
   std::string op, case_name;
   Timing forward, forward_backward;
@@ -63,10 +66,11 @@ struct PerfResult {
   std::string forward_limit, forward_backward_limit;     ///< "exp", "fma" or "bandwidth"
 };
 
-/// Times one case in float32 for at most about `seconds`. `composed` times the
-/// composed version instead of the kernel.
+/// Times one case for at most about `seconds`. `composed` times the composed
+/// version instead of the kernel. `dtype` is that of all floating-point inputs;
+/// the bound then counts bytes of that size, and the float32 peak of arithmetic.
 PerfResult measure_case(const OpEntry& entry, const OpInstance& instance, double seconds = 1.0,
-                        bool composed = false);
+                        bool composed = false, mx::Dtype dtype = mx::float32);
 
 mx::array to_array(const Tensor& t, const TensorSpec& spec, mx::Dtype dtype);
 Tensor to_tensor(const mx::array& a);

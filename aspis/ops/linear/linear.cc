@@ -1,5 +1,7 @@
 #include "aspis/ops/linear/linear.h"
 
+#include <algorithm>
+
 #include "aspis/ops/common/primitive.h"
 #include "aspis/ops/linear/kernel/cpu.h"
 
@@ -86,6 +88,11 @@ class LinearVjp : public ops::CpuPrimitive {
     return wanted_ == static_cast<const LinearVjp&>(other).wanted_;
   }
   const char* name() const override { return "linear_vjp"; }
+  ops::Work work(const Arrays& in, const Arrays&) const override {
+    // One product each for the gradients of x and weight.
+    const auto products = std::count_if(wanted_.begin(), wanted_.end(), [](int i) { return i < 2; });
+    return {.macs = static_cast<double>(products) * static_cast<double>(in[0].size()) * in[1].shape(0)};
+  }
 
  private:
   std::vector<int> wanted_;
