@@ -20,7 +20,7 @@ enum class PlotFormat { kNumber, kPercent, kCount };
 
 struct PlotLine {
   std::string name = {};
-  int color = 1;  ///< 1 to 4: the categorical palette of report.css
+  int color = 1;  ///< 1 to 5: the categorical palette of report.css
   std::vector<double> x = {};
   std::vector<double> y = {};
   bool marks = false;  ///< a point at each value

@@ -86,9 +86,9 @@ void Table::add_rule() { rules_.push_back(rows_.size()); }
 std::string Table::render(TableFormat format, const TableStyle& style) const {
   switch (format) {
     case TableFormat::kText:
-      return render_text(style);
+      return for_people().render_text(style);
     case TableFormat::kMarkdown:
-      return render_markdown();
+      return for_people().render_markdown();
     case TableFormat::kCsv:
       return render_csv();
     case TableFormat::kJson:
@@ -97,6 +97,23 @@ std::string Table::render(TableFormat format, const TableStyle& style) const {
       return render_json(true);
   }
   return {};
+}
+
+Table Table::for_people() const {
+  std::vector<Column> columns;
+  for (const Column& c : columns_) {
+    if (!c.machines_only) columns.push_back(c);
+  }
+  Table shown_table(std::move(columns));
+  shown_table.rules_ = rules_;
+  for (const auto& row : rows_) {
+    std::vector<Cell> cells;
+    for (size_t j = 0; j < row.size(); ++j) {
+      if (!columns_[j].machines_only) cells.push_back(row[j]);
+    }
+    shown_table.rows_.push_back(std::move(cells));
+  }
+  return shown_table;
 }
 
 std::string Table::render_text(const TableStyle& style) const {

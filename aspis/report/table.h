@@ -43,6 +43,7 @@ struct Column {
   std::string key = {};      ///< name in CSV and JSON: "forward_ms"
   std::string title = {};    ///< heading for people: "forward"; the key if empty
   bool right_align = false;  ///< numbers
+  bool machines_only = false;  ///< in CSV and JSON, but not in what people read
 };
 
 /// Looks of a table for people.
@@ -70,6 +71,7 @@ class Table {
   std::string render(TableFormat format, const TableStyle& style = {}) const;
 
  private:
+  Table for_people() const;
   std::string render_text(const TableStyle& style) const;
   std::string render_markdown() const;
   std::string render_csv() const;

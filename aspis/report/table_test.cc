@@ -21,6 +21,18 @@ Table sample() {
   return t;
 }
 
+TEST_CASE("a column for machines is in CSV and JSON only") {
+  Table t({{"a", "A"}, {"hidden", "Hidden", false, true}, {"b", "B"}});
+  t.add_row({"1", "secret", "2"});
+  for (const TableFormat f : {TableFormat::kText, TableFormat::kMarkdown}) {
+    CHECK(t.render(f).find("Hidden") == std::string::npos);
+    CHECK(t.render(f).find("secret") == std::string::npos);
+    CHECK(t.render(f).find('2') != std::string::npos);
+  }
+  CHECK(t.render(TableFormat::kCsv) == "a,hidden,b\n1,secret,2\n");
+  CHECK(t.render(TableFormat::kJson).find("secret") != std::string::npos);
+}
+
 TEST_CASE("numbers are written for people") {
   CHECK(format_count(0) == "0");
   CHECK(format_count(999) == "999");
