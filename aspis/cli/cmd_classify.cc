@@ -6,6 +6,7 @@
 
 #include "aspis/cli/commands.h"
 #include "aspis/cli/output.h"
+#include "aspis/cli/profile.h"
 #include "aspis/train/classifier.h"
 
 namespace aspis::cli {
@@ -20,6 +21,7 @@ struct Options {
   int64_t batch = 64;
   std::string on_bad_sample = "error";
   std::string format;
+  ProfileOptions profile;
 };
 
 bool looks_like_image(const fs::path& p) {
@@ -92,6 +94,7 @@ void run(Context& context, const Options& o) {
   report::Table table({{"file", "file"}, {"rank", "rank", true}, {"label", "class"}, {"probability", "probability", true},
                        {"index", "index", true}});
   install_interrupt_handler();
+  ProfileScope profile(context, o.profile);
   const int64_t values = transform.values();
   int64_t skipped = 0;
   for (size_t first = 0; first < files.size() && !interrupted();) {
@@ -123,6 +126,7 @@ void run(Context& context, const Options& o) {
                                    .got = fmt::format("{} damaged ones", skipped)});
   }
   print_table(context, table, o.format);
+  profile.finish(!o.format.empty());
 }
 
 }  // namespace
@@ -140,6 +144,8 @@ void add_classify(CLI::App& app, Context& context) {
   add_option(c, "--batch", o->batch, "Pictures worked on at a time")->check(CLI::Range(1, 65536));
   add_option(c, "--on-bad-sample", o->on_bad_sample, "A file that is no picture: error or skip");
   add_format(c, o->format);
+  o->profile.skip = 0;  // often there is one batch only
+  add_profile_options(c, o->profile);
 }
 
 }  // namespace aspis::cli

@@ -3,6 +3,7 @@
 #include "aspis/base/clock.h"
 #include "aspis/cli/commands.h"
 #include "aspis/cli/output.h"
+#include "aspis/cli/profile.h"
 #include "aspis/io/config_json.h"
 #include "aspis/train/classifier.h"
 
@@ -15,6 +16,7 @@ struct Options {
   int loader_threads = 1;
   std::string on_bad_sample = "error";
   bool confusion = false;
+  ProfileOptions profile;
 };
 
 void require_same_classes(const train::Classifier& c, const data::Dataset& set) {
@@ -86,6 +88,7 @@ void run(Context& context, const Options& o) {
   progress_options.quiet = context.globals.quiet;
   report::Progress progress(terminal, progress_options);
   install_interrupt_handler();
+  ProfileScope profile(context, o.profile);
   progress.begin({"evaluate", loader.batches_per_epoch(), 0});
   const auto e = train::evaluate(*c.model, loader, o.limit_batches, [&](int64_t batches, int64_t samples) {
     progress.step({batches, samples});
@@ -98,12 +101,14 @@ void run(Context& context, const Options& o) {
   }
   if (context.globals.json) {
     print_out(to_json(c, *set, e));
+    profile.finish();
     return;
   }
   print_out(fmt::format("accuracy  {:.2f} % of {} images of {} ({}), top-5 {:.2f} %, loss {:.4f}\nspeed     {:.0f} images/s, {}\n",
                         100 * e.accuracy, e.samples, set->name(), data::to_string(set->split()), 100 * e.top5, e.loss,
                         static_cast<double>(e.samples) / std::max(1e-9, e.seconds), format_duration(e.seconds)));
   if (o.confusion) print_confusion(context, *set, e);
+  profile.finish();
 }
 
 }  // namespace
@@ -121,6 +126,7 @@ void add_eval(CLI::App& app, Context& context) {
   add_option(c, "--limit-batches", o->limit_batches, "Stop after so many batches; 0: all");
   add_option(c, "--loader-threads", o->loader_threads, "Threads that decode")->check(CLI::Range(1, 256));
   add_option(c, "--on-bad-sample", o->on_bad_sample, "A damaged picture: error or skip");
+  add_profile_options(c, o->profile);
   add_flag(c, "--confusion", o->confusion, "Also print the confusion matrix");
 }
 

@@ -4,6 +4,7 @@
 #include "aspis/base/error.h"
 #include "aspis/cli/commands.h"
 #include "aspis/cli/output.h"
+#include "aspis/cli/profile.h"
 #include "aspis/io/config_json.h"
 #include "aspis/train/run_folder.h"
 #include "aspis/train/trainer.h"
@@ -13,6 +14,7 @@ namespace {
 
 struct Options {
   train::TrainOptions train;
+  ProfileOptions profile;
   bool print_config = false;
 };
 
@@ -118,8 +120,10 @@ void run(Context& context, CLI::App* command, Options& o) {
   tc.should_stop = [] { return interrupted(); };
   tc.config_toml = toml;
   tc.command = command_line(context);
+  ProfileScope profile(context, o.profile);
   const train::TrainResult r = train::train(o.train, tc);
   print_out(context.globals.json ? result_json(r) : result_text(r));
+  profile.finish();
   if (interrupted()) context.exit_code = interrupt_exit_code();
 }
 
@@ -133,6 +137,7 @@ void add_train(CLI::App& app, Context& context) {
                              "aspis train --resume runs/first"},
                             {});
   add_options(c, *o);
+  add_profile_options(c, o->profile);
   c->callback([c, o, &context] { run(context, c, *o); });
 }
 

@@ -12,6 +12,7 @@ void add_classify(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
 void add_data(CLI::App& app, Context& context);
 void add_bench(CLI::App& app, Context& context);
+void add_profile(CLI::App& app, Context& context);
 void add_ops(CLI::App& app, Context& context);
 void add_doctor(CLI::App& app, Context& context);
 void add_report(CLI::App& app, Context& context);

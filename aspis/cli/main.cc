@@ -14,6 +14,7 @@
 #include "aspis/base/parallel.h"
 #include "aspis/cli/commands.h"
 #include "aspis/cli/config_file.h"
+#include "aspis/cli/profile.h"
 #include "aspis/cli/version.h"
 #include "aspis/simd/isa.h"
 
@@ -161,7 +162,7 @@ int run(int argc, char** argv) {
   Context context;
   context.arguments.assign(argv + 1, argv + argc);
   remember_flags(context.arguments);
-  auto arguments = with_config_of_resumed_run(context.arguments);
+  auto arguments = with_config_of_resumed_run(without_profile_word(context.arguments));
   CLI::App app{kDescription, "aspis"};
   app.footer(kFooter);
   app.require_subcommand(0, 1);
@@ -179,6 +180,7 @@ int run(int argc, char** argv) {
   add_model(app, context);
   add_data(app, context);
   add_bench(app, context);
+  add_profile(app, context);
   add_ops(app, context);
   add_doctor(app, context);
   add_report(app, context);

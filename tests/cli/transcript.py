@@ -11,7 +11,8 @@ A transcript is a list of commands with what is expected of them:
     errlines 1                                 number of lines on stderr
 
 Lines that begin with # are comments. `VAR=value` before `aspis` sets the
-environment. Each file runs in an empty folder of its own.
+environment. Other commands go to a shell, with the program's path in $PROGRAM.
+Each file runs in an empty folder of its own.
 """
 import json
 import os
@@ -47,6 +48,7 @@ def run(program, command, folder):
     if words[0] == "aspis":
         words[0] = program
         return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
+    env["PROGRAM"] = program
     return subprocess.run(["sh", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=280)
 
 
