@@ -178,8 +178,9 @@ def choose(files, count, seed):
 class Scratch:
     """A copy of the tree with a build folder of its own."""
 
-    def __init__(self, folder, jobs, with_mlx):
-        self.tree, self.build, self.jobs, self.with_mlx = folder / "tree", folder / "build", jobs, with_mlx
+    def __init__(self, folder, jobs, with_mlx, wrap):
+        self.tree, self.build = folder / "tree", folder / ("build-mlx" if with_mlx else "build")
+        self.jobs, self.with_mlx, self.wrap = jobs, with_mlx, wrap
         self.sync()
         self.configure()
 
@@ -211,7 +212,7 @@ class Scratch:
             sys.exit("mutate: the copy could not be configured:\n" + done.stdout[-3000:])
 
     def make(self, target):
-        return subprocess.run(["cmake", "--build", self.build, "-j", str(self.jobs), "--target", target],
+        return subprocess.run(self.wrap + ["cmake", "--build", self.build, "-j", str(self.jobs), "--target", target],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def run(self, target, op, limit):
@@ -219,7 +220,7 @@ class Scratch:
         folder = self.build / "aspis/ops" / op
         environment = dict(os.environ, UBSAN_OPTIONS="halt_on_error=1")
         try:
-            done = subprocess.run([folder / target, "--abort-after=1"], cwd=folder, timeout=limit, env=environment,
+            done = subprocess.run(self.wrap + [folder / target, "--abort-after=1"], cwd=folder, timeout=limit, env=environment,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         except subprocess.TimeoutExpired:
             return f"time limit of {limit:.0f} s"
@@ -235,9 +236,18 @@ def op_of(path):
     return Path(path).parts[2]
 
 
+def targets_of(op, with_op):
+    """The kernel's test and, asked for or where there is no other, the operator's."""
+    recipe = (ROOT / "aspis/ops" / op / "CMakeLists.txt").read_text()
+    kernel = [f"aspis_{op}_kernel_test"] if re.search(r"TESTS kernel/", recipe) else []
+    return kernel + ([f"aspis_{op}_test"] if with_op else [])
+
+
 def try_mutant(scratch, m, times, args):
     op = op_of(m["file"])
-    targets = [f"aspis_{op}_kernel_test"] + ([f"aspis_{op}_test"] if args.with_op else [])
+    targets = targets_of(op, args.with_op)
+    if not targets:
+        sys.exit(f"mutate: {op} has no kernel test; run it with --with-op")
     file = scratch.tree / m["file"]
     original = file.read_text()
     lines = original.split("\n")
@@ -308,6 +318,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=0, help="stop after that long; the next run goes on")
     parser.add_argument("--with-op", action="store_true", help="also run the test above MLX on survivors")
     parser.add_argument("--again", action="store_true", help="run survivors once more, after a test was added")
+    parser.add_argument("--wrap", default="", help="command in front of every build and test, such as 'nice -n 10'")
     parser.add_argument("--list", action="store_true", help="print the choice and stop")
     parser.add_argument("--report", type=Path, help="write the table of all results to this file ('-': print)")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build/mutate")
@@ -326,7 +337,7 @@ def main():
                 print(f"{m['key'][:6]} {m['file']}:{m['line']} {m['rule']}\n  - {m['old'].strip()}\n  + {m['new'].strip()}")
             return
         args.scratch.mkdir(parents=True, exist_ok=True)
-        scratch, times, end = Scratch(args.scratch, args.jobs, args.with_op), {}, time.monotonic() + args.minutes * 60
+        scratch, times, end = Scratch(args.scratch, args.jobs, args.with_op, args.wrap.split()), {}, time.monotonic() + args.minutes * 60
         for i, m in enumerate(chosen, 1):
             old = results.get(m["key"])
             if old and not (args.again and old["result"] == "survived"):
