@@ -11,6 +11,7 @@ struct Conv1dCase {
   unsigned uses;
   bool silu = true, bias = true, symmetric = false, reverse = false, order = false;
   bool initial_state = false, final_state = false;
+  char packed = ' ';  ///< 'c' by cu_seqlens, 'i' by seq_idx
 };
 
 inline const std::vector<Conv1dCase> kConv1dCases = {
@@ -48,6 +49,38 @@ inline const std::vector<Conv1dCase> kConv1dCases = {
      .order = true,
      .final_state = true},
     {.batch = 1, .length = 1, .channels = 1, .width = 1, .uses = harness::kCheck | harness::kGrad},
+    {.batch = 1,
+     .length = 9,
+     .channels = 2,
+     .width = 4,
+     .uses = harness::kCheck | harness::kGrad,
+     .initial_state = true,
+     .final_state = true,
+     .packed = 'c'},
+    {.batch = 2,
+     .length = 7,
+     .channels = 2,
+     .width = 3,
+     .uses = harness::kCheck | harness::kGrad,
+     .reverse = true,
+     .initial_state = true,
+     .final_state = true,
+     .packed = 'i'},
+    {.batch = 1,
+     .length = 8,
+     .channels = 3,
+     .width = 3,
+     .uses = harness::kCheck | harness::kGrad,
+     .symmetric = true,
+     .packed = 'c'},
+    {.batch = 3,
+     .length = 131,
+     .channels = 33,
+     .width = 4,
+     .uses = harness::kCheck,
+     .initial_state = true,
+     .final_state = true,
+     .packed = 'i'},
     // Odd sizes, more than one block of tokens.
     {.batch = 2, .length = 131, .channels = 33, .width = 4, .uses = harness::kCheck, .order = true},
     {.batch = 3,
@@ -69,6 +102,8 @@ inline const std::vector<Conv1dCase> kConv1dCases = {
     {.batch = 8, .length = 196, .channels = 768, .width = 4, .uses = harness::kPerf},
     {.batch = 16, .length = 512, .channels = 1536, .width = 4, .uses = harness::kPerf},
     {.batch = 8, .length = 196, .channels = 768, .width = 4, .uses = harness::kPerf, .order = true},
+    {.batch = 1, .length = 4096, .channels = 1536, .width = 4, .uses = harness::kPerf},
+    {.batch = 1, .length = 4096, .channels = 1536, .width = 4, .uses = harness::kPerf, .packed = 'c'},
     {.batch = 8, .length = 196, .channels = 768, .width = 3, .uses = harness::kPerf, .symmetric = true},
 };
 

@@ -2,6 +2,7 @@
 
 #include "aspis/ops/causal_conv1d/composed.h"
 #include "aspis/ops/causal_conv1d/kernel/cpu.h"
+#include "aspis/ops/common/packing.h"
 #include "aspis/ops/common/primitive.h"
 
 namespace aspis {
@@ -16,6 +17,8 @@ enum Input { kX, kWeight, kBias, kInitial, kOrder, kDout, kDfinal };
 struct Config {
   bool silu = false, symmetric = false, reverse = false;
   bool bias = false, initial = false, order = false, final_state = false;
+  std::shared_ptr<const std::vector<kernel::Sequence>> sequences = {};  // null: every row is one
+  int states = 0;                                                      // initial and final ones
   bool operator==(const Config&) const = default;
 };
 
@@ -27,6 +30,7 @@ kernel::Conv1dParams<T> params_of(mx::cpu::CommandEncoder& encoder, const Config
   p.width = in[kWeight].shape(1);
   p.reach = config.symmetric ? (p.width - 1) / 2 : p.width - 1;
   p.silu = config.silu, p.reverse = config.reverse;
+  p.sequences = config.sequences.get(), p.states = config.states;
   const auto x = ops::strided<T>(encoder, in[kX], name);
   p.x = x.data, p.x_batch = x[0], p.x_token = x[1];
   p.weight = ops::packed<T>(encoder, in[kWeight], name);
@@ -62,7 +66,7 @@ class CausalConv1dVjp : public ops::CpuPrimitive {
       if (config_.bias) p.dbias = out[i++].data<T>();
       if (config_.initial) p.dinitial = out[i++].data<T>();
       p.workspace = ops::allocate_scratch(encoder, kernel::conv1d_vjp_workspace(p), name());
-      encoder.dispatch([p] { kernel::conv1d_vjp(p); });
+      encoder.dispatch([p, sequences = config_.sequences] { kernel::conv1d_vjp(p); });
     });
   }
 
@@ -99,7 +103,7 @@ class CausalConv1d : public ops::CpuPrimitive {
       p.out = out[0].data<T>();
       if (config_.final_state) p.final_state = out[1].data<T>();
       p.workspace = ops::allocate_scratch(encoder, kernel::conv1d_workspace(p), name());
-      encoder.dispatch([p] { kernel::conv1d(p); });
+      encoder.dispatch([p, sequences = config_.sequences] { kernel::conv1d(p); });
     });
   }
 
@@ -128,7 +132,7 @@ class CausalConv1d : public ops::CpuPrimitive {
 
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     std::vector<mx::Shape> shapes = {in[kX].shape()};
-    if (config_.final_state) shapes.push_back(state_shape(in[kX], in[kWeight]));
+    if (config_.final_state) shapes.push_back(state_shape(config_.states, in[kX], in[kWeight]));
     return shapes;
   }
   bool is_equivalent(const mx::Primitive& other) const override {
@@ -140,8 +144,8 @@ class CausalConv1d : public ops::CpuPrimitive {
     return {.macs = size * in[kWeight].shape(1), .exps = size};
   }
 
-  static mx::Shape state_shape(const mx::array& x, const mx::array& weight) {
-    return {x.shape(0), weight.shape(1) - 1, x.shape(2)};
+  static mx::Shape state_shape(int states, const mx::array& x, const mx::array& weight) {
+    return {states, weight.shape(1) - 1, x.shape(2)};
   }
 
  private:
@@ -164,6 +168,27 @@ void check_order(const mx::array& order, int length, mx::Stream stream) {
   });
 }
 
+int state_count(const mx::array& x, const Conv1dOptions& options) {
+  return options.cu_seqlens.empty() ? x.shape(0) : static_cast<int>(options.cu_seqlens.size()) - 1;
+}
+
+bool packed(const Conv1dOptions& options) { return options.seq_idx || !options.cu_seqlens.empty(); }
+
+void check_packing(const mx::array& x, const Conv1dOptions& options) {
+  if (!options.cu_seqlens.empty()) ops::require_cu_seqlens(kName, options.cu_seqlens, x.shape(0), x.shape(1));
+  if (options.seq_idx) ops::require_seq_idx(kName, *options.seq_idx, x.shape(0), x.shape(1));
+  require(options.cu_seqlens.empty() || !options.seq_idx, [] {
+    return Error::Parts{
+        .where = kName, .required = "only one of cu_seqlens and seq_idx may be given", .got = "both"};
+  });
+  require(!options.order || !packed(options), [] {
+    return Error::Parts{.where = kName,
+                        .required = "packed sequences are visited in the order of their tokens",
+                        .got = "an order too",
+                        .hint = "gather the tokens first"};
+  });
+}
+
 void check(const mx::array& x, const mx::array& weight, const Conv1dOptions& options, mx::Stream stream) {
   require(x.ndim() == 3, [&] {
     return Error::Parts{.where = kName,
@@ -177,14 +202,16 @@ void check(const mx::array& x, const mx::array& weight, const Conv1dOptions& opt
                         .got = ops::to_string(weight.shape())};
   });
   if (options.bias) ops::require_shape(kName, "bias", *options.bias, {x.shape(2)}, "{D}");
+  check_packing(x, options);
   if (options.initial_state) {
     require(!options.symmetric, [] {
       return Error::Parts{.where = kName,
                           .required = "only the causal form has a state",
                           .got = "symmetric = true with an initial_state"};
     });
-    ops::require_shape(kName, "initial_state", *options.initial_state, CausalConv1d::state_shape(x, weight),
-                       "{B, W-1, D}");
+    ops::require_shape(kName, "initial_state", *options.initial_state,
+                       CausalConv1d::state_shape(state_count(x, options), x, weight),
+                       options.cu_seqlens.empty() ? "{B, W-1, D}" : "{sequences, W-1, D}");
   }
   if (options.order) check_order(*options.order, x.shape(1), stream);
 }
@@ -210,13 +237,18 @@ Arrays run(const mx::array& x, const mx::array& weight, Conv1dOptions options, b
     if (!with_state) return {narrow(out)};
     return {narrow(out), narrow(final_state)};
   }
-  const Config config{options.silu,
-                      options.symmetric,
-                      options.reverse,
-                      options.bias.has_value(),
-                      options.initial_state.has_value(),
-                      options.order.has_value(),
-                      with_state};
+  Config config{options.silu,
+                options.symmetric,
+                options.reverse,
+                options.bias.has_value(),
+                options.initial_state.has_value(),
+                options.order.has_value(),
+                with_state};
+  config.states = state_count(x, options);
+  if (packed(options)) {
+    config.sequences = std::make_shared<const std::vector<kernel::Sequence>>(
+        conv1d_sequences(x, options, stream));
+  }
   const Arrays inputs = {wide(x), wide(weight), options.bias.value_or(ops::absent()),
                          options.initial_state.value_or(ops::absent()), options.order.value_or(ops::absent())};
   const auto primitive = std::make_shared<CausalConv1d>(stream, config);
@@ -253,11 +285,12 @@ std::pair<mx::array, mx::array> causal_conv1d_step(const mx::array& state, const
                         .required = "x must have shape {B, D} (one token)",
                         .got = ops::to_string(x.shape())};
   });
-  const bool others = options.symmetric || options.reverse || options.order || options.initial_state;
+  const bool others =
+      options.symmetric || options.reverse || options.order || options.initial_state || packed(options);
   require(!others, [] {
     return Error::Parts{.where = "causal_conv1d_step",
                         .required = "only the options bias and silu apply to a step",
-                        .got = "symmetric, reverse, order or initial_state",
+                        .got = "symmetric, reverse, order, initial_state or packed sequences",
                         .hint = "pass the state as the first argument"};
   });
   const auto stream = mx::to_stream(s);

@@ -102,6 +102,39 @@ TEST_CASE("a slice of a wider array is read in place and gives the same bits") {
   CHECK(same(causal_conv1d(x, w), causal_conv1d(mx::contiguous(x), w)));
 }
 
+TEST_CASE("channels-first data is taken as a transposed view, gradients included") {
+  const auto first = random({2, 6, 11}, 1), w = random({6, 4}, 2);
+  const auto view = mx::transpose(first, {0, 2, 1});
+  CHECK(same(causal_conv1d(view, w), causal_conv1d(mx::contiguous(view), w)));
+  const auto loss = [&](const mx::array& x) {
+    const auto y = causal_conv1d(mx::transpose(x, {0, 2, 1}), w, {.silu = true});
+    return mx::sum(mx::multiply(y, y));
+  };
+  const auto last = [&](const mx::array& x) {
+    const auto y = causal_conv1d(x, w, {.silu = true});
+    return mx::sum(mx::multiply(y, y));
+  };
+  CHECK(same(mx::grad(loss)(first), mx::transpose(mx::grad(last)(mx::contiguous(view)), {0, 2, 1})));
+}
+
+TEST_CASE("packed sequences equal calls of their own in every bit") {
+  const auto x = random({1, 30, 6}, 1), w = random({6, 4}, 2), starts = random({3, 3, 6}, 3);
+  const std::vector<int32_t> bounds{0, 2, 19, 30};
+  const auto [out, ends] = causal_conv1d_with_state(x, w, {.initial_state = starts, .silu = true, .cu_seqlens = bounds});
+  for (int i = 0; i < 3; i++) {
+    const auto start = mx::slice(starts, {i, 0, 0}, {i + 1, 3, 6});
+    const auto [alone, end] =
+        causal_conv1d_with_state(tokens(x, bounds[i], bounds[i + 1]), w, {.initial_state = start, .silu = true});
+    CHECK(same(tokens(out, bounds[i], bounds[i + 1]), alone));
+    CHECK(same(mx::slice(ends, {i, 0, 0}, {i + 1, 3, 6}), end));
+  }
+  std::vector<int32_t> ids(30, 2);
+  std::fill(ids.begin(), ids.begin() + 19, 1);
+  std::fill(ids.begin(), ids.begin() + 2, 0);
+  CHECK(same(causal_conv1d(x, w, {.seq_idx = mx::array(ids.data(), {1, 30}, mx::int32)}),
+             causal_conv1d(x, w, {.cu_seqlens = bounds})));
+}
+
 TEST_CASE("an output does not depend on later tokens or on the rest of the batch") {
   const auto x = random({3, 40, 7}, 1), w = random({7, 4}, 2);
   const auto all = causal_conv1d(x, w, {.silu = true});
@@ -158,6 +191,24 @@ TEST_CASE("causal_conv1d says in one sentence what does not fit") {
   CHECK_THROWS_WITH_AS(causal_conv1d(x, w, {.order = mx::array({0, 1, 2, 3, 3})}),
                        "[causal_conv1d] order must hold each of 0 .. L-1 = 4 once; got another list of numbers",
                        Error);
+  const auto row = mx::zeros({1, 5, 4});
+  CHECK_THROWS_WITH_AS(causal_conv1d(x, w, {.cu_seqlens = {0, 5}}),
+                       doctest::Contains("cu_seqlens needs a batch of 1; got a batch of 2"), Error);
+  CHECK_THROWS_WITH_AS(causal_conv1d(row, w, {.cu_seqlens = {0, 3, 2, 5}}),
+                       doctest::Contains("cu_seqlens must not fall; got 3 then 2 at place 2"), Error);
+  CHECK_THROWS_WITH_AS(causal_conv1d(row, w, {.cu_seqlens = {0, 4}}),
+                       doctest::Contains("cu_seqlens must end at the number of tokens, 5; got 4"), Error);
+  CHECK_THROWS_WITH_AS(causal_conv1d(x, w, {.seq_idx = mx::zeros({2, 4}, mx::int32)}),
+                       doctest::Contains("seq_idx must have shape {B, L} = {2, 5}; got {2, 4}"), Error);
+  CHECK_THROWS_WITH_AS(causal_conv1d(x, w, {.seq_idx = mx::zeros({2, 5})}),
+                       doctest::Contains("seq_idx must be int32; got float32"), Error);
+  CHECK_THROWS_WITH_AS(causal_conv1d(row, w, {.seq_idx = mx::zeros({1, 5}, mx::int32), .cu_seqlens = {0, 5}}),
+                       doctest::Contains("only one of cu_seqlens and seq_idx"), Error);
+  CHECK_THROWS_WITH_AS(causal_conv1d(row, w, {.order = mx::arange(5), .cu_seqlens = {0, 5}}),
+                       doctest::Contains("visited in the order of their tokens"), Error);
+  CHECK_THROWS_WITH_AS(causal_conv1d(row, w, {.initial_state = mx::zeros({1, 2, 4}), .cu_seqlens = {0, 2, 5}}),
+                       doctest::Contains("initial_state must have shape {sequences, W-1, D} = {2, 2, 4}"), Error);
+  CHECK_THROWS_AS(causal_conv1d_step(mx::zeros({2, 2, 4}), mx::zeros({2, 4}), w, {.cu_seqlens = {0, 1}}), Error);
   CHECK_THROWS_AS(causal_conv1d_step(mx::zeros({2, 2, 4}), x, w), Error);
   CHECK_THROWS_AS(causal_conv1d_step(mx::zeros({2, 2, 4}), mx::zeros({2, 4}), w, {.reverse = true}), Error);
 }

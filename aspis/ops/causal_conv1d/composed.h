@@ -1,6 +1,9 @@
 #pragma once
 
+#include <vector>
+
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
+#include "aspis/ops/common/sequences.h"
 
 namespace aspis {
 
@@ -10,5 +13,9 @@ namespace aspis {
 std::pair<mx::array, mx::array> causal_conv1d_composed(const mx::array& x, const mx::array& weight,
                                                        const Conv1dOptions& options = {},
                                                        mx::StreamOrDevice s = {});
+
+/// The sequences that the options name; evaluates `seq_idx`.
+std::vector<kernel::Sequence> conv1d_sequences(const mx::array& x, const Conv1dOptions& options,
+                                               mx::StreamOrDevice s = {});
 
 }  // namespace aspis

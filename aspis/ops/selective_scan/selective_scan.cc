@@ -379,7 +379,7 @@ Config config_of(const ScanOptions& o) {
 std::shared_ptr<const kernel::ScanPlan> plan_of(const kernel::ScanShape& shape, const ScanOptions& o,
                                                 mx::Stream stream) {
   if (!o.cu_seqlens.empty()) {
-    return std::make_shared<const kernel::ScanPlan>(kernel::packed_plan(shape, o.cu_seqlens));
+    return std::make_shared<const kernel::ScanPlan>(kernel::packed_plan(o.cu_seqlens));
   }
   if (o.seq_idx) {
     mx::array ids = mx::contiguous(*o.seq_idx, false, stream);

@@ -35,35 +35,63 @@ void fill_nan(T* data, int64_t n) {
   if (data) std::fill_n(data, n, std::numeric_limits<T>::quiet_NaN());
 }
 
-// A piece of the (batch, tokens, channels) box.
-struct Block {
-  int64_t batch, first, last, channel, channels;
+// Steps [first, last) of a sequence.
+struct Piece {
+  const Sequence* sequence;
+  int64_t first, last;
 };
 
-struct Split {
-  int64_t token_blocks, channel_blocks, tokens, channels;
+// Pieces of some `tokens` steps together: one after another inside a task, so
+// that many short sequences do not become as many tasks and partial sums.
+struct Pieces {
+  std::vector<Sequence> rows;  // if there are no sequences
+  std::vector<Piece> list;
+  std::vector<int64_t> parts{0};  // first piece of each part, and their number behind them
 
   template <typename T>
-  Split(const Conv1dParams<T>& p, int64_t tokens_per_block, int64_t channels_per_block)
-      : token_blocks(div_ceil(p.length, tokens_per_block)),
-        channel_blocks(div_ceil(p.channels, channels_per_block)),
-        tokens(tokens_per_block),
-        channels(channels_per_block) {}
+  Pieces(const Conv1dParams<T>& p, int64_t tokens) {
+    if (!p.sequences) rows = row_sequences(p.batch, p.length);
+    int64_t open = 0;
+    for (const Sequence& q : p.sequences ? *p.sequences : rows) {
+      int64_t first = 0;
+      do {  // an empty sequence is a piece too: its state passes through
+        const int64_t last = std::min(q.length, first + tokens);
+        if (open > 0 && open + last - first > tokens) end_part(&open);
+        list.push_back({&q, first, last});
+        open += std::max<int64_t>(1, last - first);
+        first = last;
+      } while (first < q.length);
+      if (!p.sequences) end_part(&open);  // a sample's results do not depend on its neighbours
+    }
+    if (open > 0) end_part(&open);
+  }
+  Pieces(const Pieces&) = delete;
 
-  template <typename T>
-  Block block(const Conv1dParams<T>& p, int64_t task) const {
-    const int64_t c = task % channel_blocks * channels, rest = task / channel_blocks;
-    const int64_t first = rest % token_blocks * tokens;
-    return {rest / token_blocks, first, std::min(p.length, first + tokens), c, std::min(channels, p.channels - c)};
+  int64_t part_count() const { return static_cast<int64_t>(parts.size()) - 1; }
+
+ private:
+  void end_part(int64_t* open) {
+    parts.push_back(static_cast<int64_t>(list.size()));
+    *open = 0;
   }
 };
 
+// Channels [channel, channel + channels) of a part.
+struct Block {
+  int64_t part, channel, channels;
+};
+
+Block block_of(int64_t task, int64_t all_channels, int64_t channels) {
+  const int64_t blocks = div_ceil(all_channels, channels), at = task % blocks * channels;
+  return {task / blocks, at, std::min(channels, all_channels - at)};
+}
+
 // Where the input of step t begins; `zeros` stands for what lies outside.
 template <typename T>
-const T* input_row(const Conv1dParams<T>& p, const T* zeros, int64_t batch, int64_t t) {
-  if (t >= p.length || (t < 0 && !p.initial)) return zeros;
-  if (t < 0) return p.initial + batch * p.initial_batch + (p.width - 1 + t) * p.initial_token;
-  return p.x + batch * p.x_batch + p.token(t) * p.x_token;
+const T* input_row(const Conv1dParams<T>& p, const Sequence& q, const T* zeros, int64_t t) {
+  if (t >= q.length || (t < 0 && (!p.initial || q.initial < 0))) return zeros;
+  if (t < 0) return p.initial + q.initial * p.initial_batch + (p.width - 1 + t) * p.initial_token;
+  return p.x + q.row * p.x_batch + p.token(q, t) * p.x_token;
 }
 
 // out(t) = bias + sum_k w_k in(t - reach + k) for t in [first, last).
@@ -84,55 +112,67 @@ void convolve(const Conv1dRowKernels<T>& kernels, Conv1dRows<T> a, int64_t reach
 }
 
 template <typename T>
-void copy_final_state(const Conv1dParams<T>& p, const T* zeros) {
+void copy_final_states(const Conv1dParams<T>& p, const Pieces& pieces, const T* zeros) {
   const int64_t states = p.width - 1;
-  parallel_for(p.batch, [&](int64_t b) {
-    for (int64_t j = 0; j < states; j++) {
-      const T* row = input_row(p, zeros, b, p.length - states + j);
-      std::memcpy(p.final_state + (b * states + j) * p.channels, row, sizeof(T) * p.channels);
+  // Those that no sequence ends in are zeros.
+  if (p.sequences) std::fill_n(p.final_state, p.states * states * p.channels, T(0));
+  parallel_for(pieces.part_count(), [&](int64_t part) {
+    for (int64_t i = pieces.parts[part]; i < pieces.parts[part + 1]; i++) {
+      const Sequence& q = *pieces.list[i].sequence;
+      if (pieces.list[i].last != q.length || q.last < 0) continue;
+      for (int64_t j = 0; j < states; j++) {
+        const T* row = input_row(p, q, zeros, q.length - states + j);
+        std::memcpy(p.final_state + (q.last * states + j) * p.channels, row, sizeof(T) * p.channels);
+      }
     }
   });
 }
 
-// The backward pass over one block, with its scratch.
+// The backward pass over one piece, with its scratch; adds to the sums of its part.
 template <typename T>
-class GradBlock {
+class GradPiece {
  public:
-  GradBlock(const Conv1dVjpParams<T>& p, const Conv1dRowKernels<T>& kernels, const T* packed, const T* flipped,
-            const T* zeros, const Block& b, T* scratch, T* sums)
+  GradPiece(const Conv1dVjpParams<T>& p, const Conv1dRowKernels<T>& kernels, const T* packed, const T* flipped,
+            const T* zeros, const Piece& piece, const Block& b, T* scratch, T* sums)
       : p_(p),
         f_(p.forward),
         kernels_(kernels),
         packed_(packed),
         flipped_(flipped),
         zeros_(zeros),
+        q_(*piece.sequence),
+        first_(piece.first),
+        last_(piece.last),
         b_(b),
         scratch_(scratch),
         sums_(sums) {
-    // The first block also owns the steps before 0: the initial state.
-    begin_ = b.first == 0 && p.dinitial ? -(f_.width - 1) : b.first;
+    // The first piece also owns the steps before 0: the initial state.
+    begin_ = first_ == 0 && p.dinitial && q_.initial >= 0 ? -(f_.width - 1) : first_;
     // dx at t meets dpre at t + reach - k.
     dpre_first_ = std::max<int64_t>(0, begin_ + f_.reach - (f_.width - 1));
-    dpre_last_ = std::min(f_.length, b.last + f_.reach);
+    dpre_last_ = std::min(q_.length, last_ + f_.reach);
   }
 
   void run() {
-    std::fill_n(sums_, padded(b_.channels) * (f_.width + 1), T(0));
+    if (q_.padding) {
+      for (int64_t t = first_; t < last_; t++) std::fill_n(dx(t), b_.channels, T(0));
+      return;
+    }
     // The borders belong to a neighbour's sums.
-    fill_dpre(dpre_first_, b_.first);
+    fill_dpre(dpre_first_, first_);
     if (f_.width >= 2 && f_.width <= 4) {
       fill_dpre_and_sums();
     } else {
-      fill_dpre(b_.first, b_.last);
+      fill_dpre(first_, last_);
       accumulate_sums();
     }
-    fill_dpre(b_.last, dpre_last_);
+    fill_dpre(last_, dpre_last_);
     // dx is a convolution of dpre with the reversed filter.
     convolve(
-        kernels_, rows(flipped_), f_.width - 1 - f_.reach, begin_, b_.last, false,
-        [&](int64_t t) { return t < 0 || t >= f_.length ? zeros_ + b_.channel : dpre(t); },
+        kernels_, rows(flipped_), f_.width - 1 - f_.reach, begin_, last_, false,
+        [&](int64_t t) { return t < 0 || t >= q_.length ? zeros_ + b_.channel : dpre(t); },
         [&](int64_t t) { return dx(t); });
-    if (p_.dfinal) add_state_cotangent();
+    if (p_.dfinal && q_.last >= 0) add_state_cotangent();
   }
 
  private:
@@ -144,14 +184,14 @@ class GradBlock {
     return a;
   }
 
-  const T* input(int64_t t) const { return input_row(f_, zeros_, b_.batch, t) + b_.channel; }
+  const T* input(int64_t t) const { return input_row(f_, q_, zeros_, t) + b_.channel; }
   const T* dout(int64_t t) const {
-    return p_.dout + b_.batch * p_.dout_batch + f_.token(t) * p_.dout_token + b_.channel;
+    return p_.dout + q_.row * p_.dout_batch + f_.token(q_, t) * p_.dout_token + b_.channel;
   }
   T* dpre(int64_t t) const { return scratch_ + (t - dpre_first_) * padded(b_.channels); }
   T* dx(int64_t t) const {
-    if (t < 0) return p_.dinitial + (b_.batch * (f_.width - 1) + f_.width - 1 + t) * f_.channels + b_.channel;
-    return p_.dx + (b_.batch * f_.length + f_.token(t)) * f_.channels + b_.channel;
+    if (t < 0) return p_.dinitial + (q_.initial * (f_.width - 1) + f_.width - 1 + t) * f_.channels + b_.channel;
+    return p_.dx + (q_.row * f_.length + f_.token(q_, t)) * f_.channels + b_.channel;
   }
 
   void fill_dpre(int64_t first, int64_t last) {
@@ -174,7 +214,7 @@ class GradBlock {
     Conv1dGradRows<T> g{.rows = rows(packed_), .dout = {}, .sums = sums_};
     Conv1dRows<T>& a = g.rows;
     a.silu = f_.silu;
-    a.steps = static_cast<int>(std::min<int64_t>(kConv1dSteps, b_.last - t));
+    a.steps = static_cast<int>(std::min<int64_t>(kConv1dSteps, last_ - t));
     a.first_tap = first_tap;
     a.taps = static_cast<int>(taps);
     for (int i = 0; i < a.steps + a.taps - 1; i++) a.in[i] = input(t - f_.reach + first_tap + i);
@@ -186,11 +226,11 @@ class GradBlock {
   }
 
   void fill_dpre_and_sums() {
-    for (int64_t t = b_.first; t < b_.last; t += kConv1dSteps) kernels_.grad(grad_rows(t, 0, f_.width));
+    for (int64_t t = first_; t < last_; t += kConv1dSteps) kernels_.grad(grad_rows(t, 0, f_.width));
   }
 
   void accumulate_sums() {
-    for (int64_t t = b_.first; t < b_.last; t += kConv1dSteps) {
+    for (int64_t t = first_; t < last_; t += kConv1dSteps) {
       for (int64_t k = 0; k < f_.width; k += kConv1dTaps) {
         kernels_.accumulate(grad_rows(t, k, std::min<int64_t>(kConv1dTaps, f_.width - k)));
       }
@@ -198,9 +238,9 @@ class GradBlock {
   }
 
   void add_state_cotangent() {
-    const int64_t states = f_.width - 1, from = f_.length - states;
-    for (int64_t t = std::max(begin_, from); t < b_.last; t++) {
-      kernels_.add(p_.dfinal + b_.batch * p_.dfinal_batch + (t - from) * p_.dfinal_token + b_.channel, dx(t),
+    const int64_t states = f_.width - 1, from = q_.length - states;
+    for (int64_t t = std::max(begin_, from); t < last_; t++) {
+      kernels_.add(p_.dfinal + q_.last * p_.dfinal_batch + (t - from) * p_.dfinal_token + b_.channel, dx(t),
                    b_.channels);
     }
   }
@@ -209,6 +249,8 @@ class GradBlock {
   const Conv1dParams<T>& f_;
   const Conv1dRowKernels<T>& kernels_;
   const T *packed_, *flipped_, *zeros_;
+  const Sequence& q_;
+  const int64_t first_, last_;
   const Block b_;
   T *scratch_, *sums_;
   int64_t begin_, dpre_first_, dpre_last_;
@@ -216,7 +258,7 @@ class GradBlock {
 
 template <typename T>
 int64_t partial_count(const Conv1dParams<T>& p) {
-  return std::max<int64_t>(1, p.batch * div_ceil(p.length, kGradTokenBlock));
+  return std::max<int64_t>(1, Pieces(p, kGradTokenBlock).part_count());
 }
 
 // Partial sums i += i + step for step = 1, 2, 4, ...: a tree of fixed shape.
@@ -254,7 +296,7 @@ void conv1d(const Conv1dParams<T>& p) {
   const int64_t states = p.width - 1;
   if (p.order && !is_permutation(p.order, p.length)) {
     fill_nan(p.out, p.batch * p.length * p.channels);
-    fill_nan(p.final_state, p.batch * states * p.channels);
+    fill_nan(p.final_state, p.state_count() * states * p.channels);
     return;
   }
   const auto kernels = conv1d_row_kernels<T>();
@@ -263,19 +305,28 @@ void conv1d(const Conv1dParams<T>& p) {
   std::fill_n(zeros, padded(p.channels), T(0));
   kernels.pack(p.weight, p.bias, p.channels, p.width, false, packed);
 
-  const Split split(p, token_block(p.channels), kChannelBlock);
-  parallel_for(p.batch * split.token_blocks * split.channel_blocks, [&](int64_t task) {
-    const Block b = split.block(p, task);
+  const Pieces pieces(p, token_block(p.channels));
+  parallel_for(pieces.part_count() * div_ceil(p.channels, kChannelBlock), [&](int64_t task) {
+    const Block b = block_of(task, p.channels, kChannelBlock);
     Conv1dRows<T> a;
     a.channels = b.channels;
     a.width = p.width;
     a.packed = packed + b.channel * (p.width + 1);
-    convolve(
-        kernels, a, p.reach, b.first, b.last, p.silu,
-        [&](int64_t t) { return input_row(p, zeros, b.batch, t) + b.channel; },
-        [&](int64_t t) { return p.out + (b.batch * p.length + p.token(t)) * p.channels + b.channel; });
+    for (int64_t i = pieces.parts[b.part]; i < pieces.parts[b.part + 1]; i++) {
+      const Sequence& q = *pieces.list[i].sequence;
+      const auto out = [&](int64_t t) {
+        return p.out + (q.row * p.length + p.token(q, t)) * p.channels + b.channel;
+      };
+      if (q.padding) {
+        for (int64_t t = pieces.list[i].first; t < pieces.list[i].last; t++) std::fill_n(out(t), b.channels, T(0));
+        continue;
+      }
+      convolve(
+          kernels, a, p.reach, pieces.list[i].first, pieces.list[i].last, p.silu,
+          [&](int64_t t) { return input_row(p, q, zeros, t) + b.channel; }, out);
+    }
   });
-  if (p.final_state) copy_final_state(p, zeros);
+  if (p.final_state) copy_final_states(p, pieces, zeros);
 }
 
 template <typename T>
@@ -292,7 +343,7 @@ void conv1d_vjp(const Conv1dVjpParams<T>& p) {
     fill_nan(p.dx, f.batch * f.length * f.channels);
     fill_nan(p.dweight, f.channels * f.width);
     fill_nan(p.dbias, f.channels);
-    fill_nan(p.dinitial, f.batch * states * f.channels);
+    fill_nan(p.dinitial, f.state_count() * states * f.channels);
     return;
   }
   const auto kernels = conv1d_row_kernels<T>();
@@ -305,17 +356,21 @@ void conv1d_vjp(const Conv1dVjpParams<T>& p) {
   kernels.pack(f.weight, f.bias, f.channels, f.width, false, packed);
   kernels.pack(f.weight, nullptr, f.channels, f.width, true, flipped);
 
-  const Split split(f, kGradTokenBlock, kGradChannelBlock);
-  const int64_t tasks = f.batch * split.token_blocks * split.channel_blocks;
+  if (f.sequences && p.dinitial) std::fill_n(p.dinitial, f.states * states * f.channels, T(0));
+  const Pieces pieces(f, kGradTokenBlock);
+  const int64_t tasks = pieces.part_count() * div_ceil(f.channels, kGradChannelBlock);
   if (tasks == 0) std::fill_n(partials, size, T(0));
   const int64_t scratch_rows = std::min(f.length, kGradTokenBlock + 2 * states);
   const int64_t scratch_size = scratch_rows * padded(std::min(f.channels, kGradChannelBlock));
   std::vector<std::vector<T>> scratch(num_threads());
   parallel_for(tasks, [&](int64_t task, int worker) {
     if (scratch[worker].empty()) scratch[worker].resize(scratch_size);
-    const Block b = split.block(f, task);
-    T* const sums = partials + task / split.channel_blocks * size + b.channel * (f.width + 1);
-    GradBlock<T>(p, kernels, packed, flipped, zeros, b, scratch[worker].data(), sums).run();
+    const Block b = block_of(task, f.channels, kGradChannelBlock);
+    T* const sums = partials + b.part * size + b.channel * (f.width + 1);
+    std::fill_n(sums, padded(b.channels) * (f.width + 1), T(0));
+    for (int64_t i = pieces.parts[b.part]; i < pieces.parts[b.part + 1]; i++) {
+      GradPiece<T>(p, kernels, packed, flipped, zeros, pieces.list[i], b, scratch[worker].data(), sums).run();
+    }
   });
   add_partials(kernels, partials, count, size);
   kernels.unpack(partials, f.channels, f.width, p.dweight, p.dbias);

@@ -24,6 +24,10 @@ struct Shape {
   bool symmetric = false, silu = true, reverse = false, order = false, bias = true, initial = false,
        final_state = false;
   bool dense = true;
+  std::vector<int32_t> bounds = {};  // cu_seqlens
+  std::vector<int32_t> ids = {};     // seq_idx
+
+  int64_t states() const { return bounds.empty() ? batch : static_cast<int64_t>(bounds.size()) - 1; }
 };
 
 // Inputs and outputs of one problem in type T; the values do not depend on T.
@@ -35,18 +39,22 @@ struct Problem {
     p.batch = s.batch, p.length = s.length, p.channels = s.channels, p.width = s.width;
     p.reach = s.symmetric ? (s.width - 1) / 2 : states;
     p.silu = s.silu, p.reverse = s.reverse;
+    if (!s.bounds.empty()) sequences = kernel::bounded_sequences(s.bounds);
+    if (!s.ids.empty()) sequences = kernel::id_sequences(s.batch, s.length, s.ids.data(), s.reverse);
+    if (!sequences.empty()) p.sequences = &sequences;
+    p.states = s.states();
     p.x_token = s.channels + gap, p.x_batch = s.length * p.x_token + gap;
     p.initial_token = s.channels + gap, p.initial_batch = states * p.initial_token;
     x = random("x", s.batch * p.x_batch + gap);
     weight = random("weight", s.channels * s.width);
     bias = random("bias", s.channels);
-    initial = random("initial", s.batch * p.initial_batch + 1);
+    initial = random("initial", s.states() * p.initial_batch + 1);
     order.resize(s.length);
     std::iota(order.begin(), order.end(), 0);
     Rng rng(3, "order");
     for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[rng.below(i)]);
     out.assign(s.batch * s.length * s.channels + 1, T(-7));
-    final_state.assign(s.batch * states * s.channels + 1, T(-7));
+    final_state.assign(s.states() * states * s.channels + 1, T(-7));
     p.x = x.data() + gap, p.weight = weight.data(), p.out = out.data();
     if (s.bias) p.bias = bias.data();
     if (s.order) p.order = order.data();
@@ -57,7 +65,7 @@ struct Problem {
     g.dout_token = s.channels + gap, g.dout_batch = s.length * g.dout_token;
     if (!s.dense) g.dout_batch = 0;  // a cotangent broadcast over the batch
     dout = random("dout", s.batch * s.length * (s.channels + gap));
-    dfinal = random("dfinal", s.batch * states * s.channels + 1);
+    dfinal = random("dfinal", s.states() * states * s.channels + 1);
     g.dout = dout.data();
     dx.assign(out.size(), T(-7)), dweight.assign(weight.size() + 1, T(-7)), dbias.assign(bias.size() + 1, T(-7));
     dinitial.assign(final_state.size(), T(-7));
@@ -91,6 +99,7 @@ struct Problem {
   kernel::Conv1dVjpParams<T> g;
   std::vector<T> x, weight, bias, initial, out, final_state, dout, dfinal, dx, dweight, dbias, dinitial;
   std::vector<int32_t> order;
+  std::vector<kernel::Sequence> sequences;
   std::vector<unsigned char> forward_workspace, vjp_workspace;
 };
 
@@ -106,14 +115,53 @@ std::string describe(const Shape& s) {
   return text;
 }
 
+// The definition; packed sequences one by one, with the gradients that they share added.
+void run_reference(Problem<double>& problem) {
+  if (!problem.p.sequences) {
+    kernel::conv1d_reference(problem.p);
+    kernel::conv1d_vjp_reference(problem.g);
+    return;
+  }
+  const kernel::Conv1dVjpParams<double>& g = problem.g;
+  const int64_t width = g.forward.width, channels = g.forward.channels, state = (width - 1) * channels;
+  for (auto* v : {&problem.out, &problem.dx, &problem.final_state, &problem.dinitial, &problem.dweight, &problem.dbias})
+    std::fill(v->begin(), v->end() - 1, 0.0);
+  std::vector<double> dweight(channels * width), dbias(channels);
+  for (const kernel::Sequence& q : problem.sequences) {
+    if (q.padding) continue;
+    kernel::Conv1dVjpParams<double> one = g;
+    kernel::Conv1dParams<double>& f = one.forward;
+    f.sequences = nullptr;
+    f.batch = 1, f.length = q.length;
+    const int64_t at = (q.row * g.forward.length + q.first) * channels;
+    f.x += q.row * f.x_batch + q.first * f.x_token;
+    f.initial = f.initial && q.initial >= 0 ? f.initial + q.initial * f.initial_batch : nullptr;
+    f.out = problem.out.data() + at;
+    f.final_state = problem.p.final_state && q.last >= 0 ? problem.final_state.data() + q.last * state : nullptr;
+    one.dout += q.row * g.dout_batch + q.first * g.dout_token;
+    one.dfinal = g.dfinal && q.last >= 0 ? g.dfinal + q.last * g.dfinal_batch : nullptr;
+    one.dx = problem.dx.data() + at;
+    one.dinitial = g.dinitial && q.initial >= 0 ? problem.dinitial.data() + q.initial * state : nullptr;
+    one.dweight = dweight.data();
+    if (g.dbias) one.dbias = dbias.data();
+    kernel::conv1d_reference(f);
+    kernel::conv1d_vjp_reference(one);
+    for (size_t i = 0; i < dweight.size(); i++) problem.dweight[i] += dweight[i];
+    for (size_t i = 0; g.dbias && i < dbias.size(); i++) problem.dbias[i] += dbias[i];
+  }
+  // What a problem does not ask for stays as it was.
+  if (!problem.p.final_state) std::fill(problem.final_state.begin(), problem.final_state.end(), -7.0);
+  if (!g.dinitial) std::fill(problem.dinitial.begin(), problem.dinitial.end(), -7.0);
+  if (!g.dbias) std::fill(problem.dbias.begin(), problem.dbias.end(), -7.0);
+}
+
 template <typename T>
 void check_against_reference(const Shape& s, double tolerance) {
   Problem<T> got(s);
   Problem<double> want(s);
   kernel::conv1d(got.p);
   kernel::conv1d_vjp(got.g);
-  kernel::conv1d_reference(want.p);
-  kernel::conv1d_vjp_reference(want.g);
+  run_reference(want);
   for (size_t r = 0; r < got.results().size(); r++) {
     const auto& a = *got.results()[r];
     const auto& b = *want.results()[r];
@@ -164,6 +212,69 @@ TEST_CASE("conv1d kernels match the definition and its adjoint on every instruct
     }
   }
   force_isa("");
+}
+
+TEST_CASE("packed sequences match each one on its own, forward and backward") {
+  std::vector<Shape> list;
+  for (const int64_t width : {1, 2, 4, 7}) {
+    for (const bool symmetric : {false, true}) {
+      for (const bool reverse : {false, true}) {
+        Shape s{.batch = 1, .length = 150, .channels = 21, .width = width, .symmetric = symmetric, .reverse = reverse};
+        s.initial = s.final_state = !symmetric;
+        s.silu = !reverse || width == 4;
+        s.dense = reverse;
+        s.bounds = {0, 0, 1, 3, 3, 7, 80, 81, 150, 150};
+        list.push_back(s);
+        s.bounds.clear();
+        s.batch = 3;
+        for (int64_t t = 0; t < 450; t++) {
+          const int64_t b = t / 150, at = t % 150;
+          s.ids.push_back(static_cast<int32_t>(b == 0   ? (at < 2 ? 0 : at < 90 ? 3 : at < 95 ? -1 : 3)
+                                               : b == 1 ? (at < 5 ? -1 : at < 149 ? 1 : 0)
+                                                        : (at < 140 ? 0 : -2)));
+        }
+        list.push_back(s);
+      }
+    }
+  }
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const Shape& s : list) {
+      CAPTURE(s.ids.empty());
+      check_against_reference<float>(s, 1e-6);
+      check_against_reference<double>(s, 1e-13);
+    }
+  }
+  force_isa("");
+}
+
+TEST_CASE("sequences are found from bounds and ids") {
+  using kernel::Sequence;
+  const auto same = [](const std::vector<Sequence>& got, const std::vector<Sequence>& want) {
+    REQUIRE(got.size() == want.size());
+    for (size_t i = 0; i < got.size(); i++) {
+      CAPTURE(i);
+      CHECK(got[i].row == want[i].row);
+      CHECK(got[i].first == want[i].first);
+      CHECK(got[i].length == want[i].length);
+      CHECK(got[i].initial == want[i].initial);
+      CHECK(got[i].last == want[i].last);
+      CHECK(got[i].padding == want[i].padding);
+    }
+  };
+  same(kernel::bounded_sequences({0, 2, 2, 5}), {{0, 0, 2, 0, 0, false}, {0, 2, 0, 1, 1, false}, {0, 2, 3, 2, 2, false}});
+  const std::vector<int32_t> ids{0, 0, 7, -1, 4, 0};
+  same(kernel::id_sequences(2, 3, ids.data(), false), {{0, 0, 2, 0, -1, false},
+                                                       {0, 2, 1, -1, 0, false},
+                                                       {1, 0, 1, -1, -1, true},
+                                                       {1, 1, 1, -1, -1, false},
+                                                       {1, 2, 1, -1, 1, false}});
+  same(kernel::id_sequences(2, 3, ids.data(), true), {{0, 2, 1, -1, -1, false},
+                                                      {0, 0, 2, -1, 0, false},
+                                                      {1, 2, 1, 1, -1, false},
+                                                      {1, 1, 1, -1, -1, false},
+                                                      {1, 0, 1, -1, -1, true}});
+  same(kernel::row_sequences(2, 4), {{0, 0, 4, 0, 0, false}, {1, 0, 4, 1, 1, false}});
 }
 
 TEST_CASE("conv1d kernels are bit-equal for 1, 2, 3 and 7 threads") {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "aspis/ops/common/sequences.h"
+
 namespace aspis::kernel {
 namespace {
 
@@ -9,6 +11,16 @@ void add(ScanPlan* plan, ScanRun run) {
   run.slot = plan->slots;
   if (!run.padding) plan->slots += run.segments();
   plan->runs.push_back(run);
+}
+
+ScanRun run_of(const Sequence& q) {
+  ScanRun run;
+  run.row = q.row;
+  run.origin = q.first;
+  run.span = run.length = q.length;
+  run.initial = q.initial, run.last = q.last;
+  run.padding = q.padding;
+  return run;
 }
 
 void end_part(ScanPlan* plan) { plan->parts.push_back(static_cast<int64_t>(plan->runs.size())); }
@@ -19,11 +31,8 @@ ScanPlan dense_plan(const ScanShape& s) {
   ScanPlan plan;
   plan.states = s.batch;
   plan.parts = {0};
-  for (int64_t b = 0; b < s.batch; b++) {
-    ScanRun run;
-    run.row = run.initial = run.last = b;
-    run.span = run.length = s.length;
-    add(&plan, run);
+  for (const Sequence& q : row_sequences(s.batch, s.length)) {
+    add(&plan, run_of(q));
     end_part(&plan);
   }
   return plan;
@@ -61,17 +70,11 @@ int64_t scan_chunks(const ScanShape& s, int64_t cores) {
   return std::clamp<int64_t>((2 * cores + tasks - 1) / tasks, 1, std::max<int64_t>(1, s.length / kShortest));
 }
 
-ScanPlan packed_plan(const ScanShape& /*shape*/, const std::vector<int32_t>& bounds) {
+ScanPlan packed_plan(const std::vector<int32_t>& bounds) {
   ScanPlan plan;
   plan.states = static_cast<int64_t>(bounds.size()) - 1;
   plan.parts = {0};
-  for (int64_t i = 0; i < plan.states; i++) {
-    ScanRun run;
-    run.origin = bounds[i];
-    run.span = run.length = bounds[i + 1] - bounds[i];
-    run.initial = run.last = i;
-    add(&plan, run);
-  }
+  for (const Sequence& q : bounded_sequences(bounds)) add(&plan, run_of(q));
   end_part(&plan);
   return plan;
 }
@@ -81,24 +84,13 @@ ScanPlan packed_plan(const ScanShape& s, const int32_t* ids, bool reverse) {
   plan.states = s.batch;
   plan.partial = true;
   plan.parts = {0};
-  const int64_t L = s.length;
-  for (int64_t b = 0; b < s.batch; b++) {
-    const auto id = [&](int64_t step) { return ids[b * L + (reverse ? L - 1 - step : step)]; };
-    for (int64_t first = 0; first < L;) {
-      int64_t end = first + 1;
-      while (end < L && id(end) == id(first)) end++;
-      ScanRun run;
-      run.row = b;
-      run.origin = reverse ? L - end : first;
-      run.span = run.length = end - first;
-      run.padding = id(first) < 0;
-      if (first == 0 && id(first) == 0) run.initial = b;
-      if (end == L && !run.padding) run.last = b;
-      add(&plan, run);
-      first = end;
-    }
-    end_part(&plan);
+  int64_t row = 0;
+  for (const Sequence& q : id_sequences(s.batch, s.length, ids, reverse)) {
+    if (q.row != row) end_part(&plan);
+    row = q.row;
+    add(&plan, run_of(q));
   }
+  end_part(&plan);
   return plan;
 }
 

@@ -49,11 +49,8 @@ ScanPlan chained_plan(const ScanShape& shape, int64_t chunks);
 /// means that `dense_plan` keeps them all busy or that the rows are short.
 int64_t scan_chunks(const ScanShape& shape, int64_t cores);
 
-/// Sequences one after another in the only row: `bounds` {S + 1}, not falling, from 0 to the length.
-ScanPlan packed_plan(const ScanShape& shape, const std::vector<int32_t>& bounds);
-
-/// Sequences by their ids {B, L}: the state is 0 again where the id differs from
-/// that of the step before (of 0 before the first); negative ids are padding.
+/// Packed sequences by their bounds or their ids, see ops/common/sequences.h.
+ScanPlan packed_plan(const std::vector<int32_t>& bounds);
 ScanPlan packed_plan(const ScanShape& shape, const int32_t* ids, bool reverse);
 
 /// The token that step s of a run's sequence visits.

@@ -29,7 +29,7 @@ struct Options {
   /// Initial and last states.
   int64_t states() const { return bounds.empty() ? shape.batch : static_cast<int64_t>(bounds.size()) - 1; }
   ScanPlan plan() const {
-    if (!bounds.empty()) return packed_plan(shape, bounds);
+    if (!bounds.empty()) return packed_plan(bounds);
     if (!ids.empty()) return packed_plan(shape, ids.data(), reverse);
     return chunks > 1 ? chained_plan(shape, chunks) : dense_plan(shape);
   }
