@@ -9,7 +9,6 @@
 
 #include "aspis/base/parallel.h"
 #include "aspis/models/image_model.h"
-#include "aspis/models/registry.h"
 #include "aspis/nn/attention.h"
 #include "aspis/nn/drop_path.h"
 #include "aspis/nn/mamba_block.h"
@@ -85,12 +84,13 @@ const std::vector<BlockEntry>& block_registry() {
   return list;
 }
 
-Subject model_subject(const std::string& name, int64_t batch) {
+Subject model_subject(const std::string& name, int64_t batch, const Overrides& overrides) {
   Subject s;
   s.kind = "model";
   s.name = name;
   s.case_name = fmt::format("batch {}", batch);
-  auto model = make_model(name);
+  for (const auto& [key, value] : overrides) s.case_name += fmt::format(" {}={}", key, value);
+  auto model = make_model(name, overrides);
   mx::Shape shape{static_cast<int>(batch)};
   for (const int64_t d : model->input_shape()) shape.push_back(static_cast<int>(d));
   s.input = random_input(shape);

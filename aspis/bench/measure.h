@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "aspis/models/registry.h"
 #include "aspis/nn/module.h"
 #include "aspis/ops/harness/bounds.h"
 #include "aspis/ops/harness/harness.h"
@@ -31,8 +32,8 @@ struct BlockEntry {
 };
 const std::vector<BlockEntry>& block_registry();
 
-/// A model of the registry with `batch` random images.
-Subject model_subject(const std::string& name, int64_t batch);
+/// A model of the registry, its config changed, with `batch` random images.
+Subject model_subject(const std::string& name, int64_t batch, const Overrides& overrides = {});
 
 /// Times of one pass with what the machine needs at least; a median of 0 means
 /// that the pass was not asked for or does not exist.

@@ -24,7 +24,7 @@ struct Options {
   int64_t batch = 64;
   bool composed = false;
   std::vector<int> thread_counts;
-  std::vector<std::string> isas, dtypes, kinds, passes;
+  std::vector<std::string> isas, dtypes, kinds, passes, set;
   std::string format;
 };
 
@@ -80,6 +80,18 @@ void add_row(report::Table& table, const bench::Measurement& m, const std::strin
   table.add_row(std::move(cells));
 }
 
+Overrides overrides_of(const Options& o) {
+  Overrides overrides;
+  for (const auto& s : o.set) {
+    const size_t eq = s.find('=');
+    if (eq == std::string::npos || eq == 0) {
+      throw Error(ErrorKind::kUsage, {.where = "--set", .required = "a change of the config is key=value", .got = "'" + s + "'", .hint = "--set depth=2"});
+    }
+    overrides.emplace_back(s.substr(0, eq), s.substr(eq + 1));
+  }
+  return overrides;
+}
+
 bool contains(const std::vector<std::string>& list, const std::string& word) {
   return std::find(list.begin(), list.end(), word) != list.end();
 }
@@ -113,7 +125,7 @@ void bench_once(const Context& context, const Options& o, mlx::core::Dtype dtype
     const bool chosen = o.names.empty() ? m.name.find("fmnist") != std::string::npos : named(m.name);
     if (!of_kind("model") || !chosen || interrupted()) continue;
     progress_line(context, m.name);
-    bench::Subject s = bench::model_subject(m.name, o.batch);
+    bench::Subject s = bench::model_subject(m.name, o.batch, overrides_of(o));
     add_row(table, bench::measure_subject(s, passes, o.seconds, dtype), cpu);
   }
 }
@@ -247,6 +259,7 @@ void add_bench(CLI::App& app, Context& context) {
   c->add_option("--kind", o->kinds, "Only these: operator, block, model")->delimiter(',')->check(CLI::IsMember({"operator", "block", "model"}));
   c->add_option("--pass", o->passes, "Of blocks and models: forward, both (with gradients), step (with AdamW); default: all")
       ->delimiter(',')->check(CLI::IsMember({"forward", "both", "step"}));
+  c->add_option("--set", o->set, "Change the config of the models: key=value, repeatable");
   add_flag(c, "--composed", o->composed, "Time the versions composed from engine operations instead of the kernels");
   c->add_option("--threads-list", o->thread_counts, "Thread counts to time one after the other")->delimiter(',');
   c->add_option("--isa-list", o->isas, "Instruction sets to time one after the other")->delimiter(',');

@@ -8,7 +8,8 @@ PyTorch's forms:
   loop       one step a token, eager (selective_scan_ref of the published code)
   chunk      the same recurrence, 16 tokens unrolled in a function
   chunked    Mamba-2 as chunk products (the "minimal" form of the paper), chunk 64
-each eager and with torch.compile. Both sides use the same number of threads and
+each eager and with torch.compile, and for Mamba-2 the sequential loop of CPU
+inference engines (ssd_loop.cc, compiled on the spot with -march=native). Both sides use the same number of threads and
 float32; times are medians. Nothing here is part of the build or of the tests.
 """
 import argparse
@@ -17,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import torch
@@ -96,6 +98,20 @@ def forward_and_both(fn, inputs, budget):
     return forward, both
 
 
+def sequential_loop(threads, *sizes):
+    """Seconds of ssd_loop.cc; 0 where there is no compiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = os.path.join(folder, "ssd_loop")
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ssd_loop.cc")
+        try:
+            subprocess.run(["g++", "-O3", "-march=native", "-fopenmp-simd", "-std=c++20", "-pthread", source, "-o", program], check=True)
+            out = subprocess.run([program, str(threads), *map(str, sizes)], check=True, capture_output=True, text=True).stdout
+        except (OSError, subprocess.CalledProcessError) as e:
+            print(f"  ssd_loop: {e}", file=sys.stderr)
+            return 0
+    return float(out.split()[0]) / 1e3
+
+
 def row(rows, name, case, form, times):
     rows.append((name, case, form, *times))
     print(f"  {name} {case} {form}: " + " / ".join(f"{1e3 * t:.2f} ms" if t else "-" for t in times), file=sys.stderr)
@@ -137,16 +153,18 @@ def main():
         if not args.no_compile:
             row(rows, "ssd", case, "torch chunked, compiled", forward_and_both(compiled(ssd_chunked), inputs, args.seconds))
 
+        row(rows, "ssd", case, "sequential loop, C++", (sequential_loop(args.threads, length, heads, headdim, state), 0))
+
     names = [args.only] if args.only else ["selective_scan", "ssd"]
     out = subprocess.run([args.aspis, "bench", *names, "--seconds", str(args.seconds), "--threads-list",
-                          str(args.threads), "--json"], check=True, capture_output=True, text=True).stdout
+                          str(args.threads), "--kind", "operator", "--json"], check=True, capture_output=True, text=True).stdout
     for r in json.loads(out):
         row(rows, r["name"], r["case"], "aspis", (r["forward_ms"] / 1e3, (r.get("both_ms") or 0) / 1e3))
 
     print(f"\nPyTorch {torch.__version__}, {args.threads} threads\n")
     print("| operator | case | form | forward ms | forward + backward ms |\n|---|---|---|---:|---:|")
     for name, case, form, forward, both in rows:
-        print(f"| {name} | {case} | {form} | {1e3 * forward:.2f} | {f'{1e3 * both:.2f}' if both else '-'} |")
+        print(f"| {name} | {case} | {form} | {f'{1e3 * forward:.2f}' if forward else '-'} | {f'{1e3 * both:.2f}' if both else '-'} |")
 
 
 if __name__ == "__main__":
