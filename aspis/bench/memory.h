@@ -41,7 +41,8 @@ struct MemoryPoint {
   double seconds = 0;
 };
 
-/// Measures form by form, training and inference, shortest length first. Before
+/// The engine hands work over ahead of its execution, so that peaks differ from
+/// run to run by the buffers that are in flight. Measures form by form, training and inference, shortest length first. Before
 /// each case the engine's cache is emptied and its peak is set back. `on_point`
 /// returns false to stop early. Throws Error(kUsage) for unknown forms and sizes
 /// that are not positive.

@@ -33,7 +33,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 
-def seconds(run, budget, least=3):
+def seconds(run, budget, least=2):
     run()
     times, start = [], time.monotonic()
     while len(times) < least or time.monotonic() - start < budget:
@@ -322,6 +322,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each figure")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--forms", default="", help="only forms whose name holds one of these words, with commas; aspis always")
     parser.add_argument("--only", default=",".join(NETWORKS), help="networks, with commas: " + ", ".join(NETWORKS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -338,7 +339,10 @@ def main():
             print(f"  {name} {form} {what}: {shown}", file=sys.stderr, flush=True)
 
         aspis_rows(args.aspis, arguments, batch, passes, args.threads, args.seconds, add)
+        wanted = lambda form: not args.forms or any(w in form for w in args.forms.split(","))
         for form, make in torch_forms(name, not args.no_compile):
+            if not wanted(form):
+                continue
             try:
                 net = make()
                 if "forward" in passes:
@@ -350,7 +354,7 @@ def main():
                 del net
             except Exception as e:
                 add(form, passes[-1], None, f"{type(e).__name__}: {str(e).splitlines()[0][:80] if str(e) else ''}")
-        if name in ("vit_tiny", "convnext_tiny"):
+        if name in ("vit_tiny", "convnext_tiny") and (wanted("onnxruntime") or wanted("openvino")):
             exported(name, images, args.threads, args.seconds, add)
 
     own = {(n, w): t for n, _, form, w, t, _ in rows if form == "aspis"}
