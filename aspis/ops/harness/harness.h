@@ -2,6 +2,7 @@
 
 #include <mlx/array.h>
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -40,10 +41,21 @@ struct CheckOptions {
   bool layouts = true;             ///< slices, transposed and broadcast inputs and cotangents
 };
 
+/// Errors as max |error| / max |reference|; negative where nothing was compared.
+struct Errors {
+  double forward = -1, gradient = -1;
+
+  void raise(const Errors& other) {
+    forward = std::max(forward, other.forward);
+    gradient = std::max(gradient, other.gradient);
+  }
+};
+
 struct CheckResult {
   std::string op, case_name, isa;
-  double forward_error = 0;   ///< float32 kernel against the oracle
-  double gradient_error = 0;  ///< float32 gradient against the float64 one
+  Errors single;    ///< float32 kernel: against the oracle, gradients against the float64 ones
+  Errors wide;      ///< float64 kernel: against the oracle, gradients against the composed version or finite differences
+  Errors composed;  ///< composed version in float64: against the oracle, gradients against finite differences
   bool passed = true;
   std::string message;  ///< what failed first
 };
