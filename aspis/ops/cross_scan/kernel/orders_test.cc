@@ -30,6 +30,35 @@ TEST_CASE("SS2D visits a 2 x 3 grid by rows, by columns, and both backwards") {
   }
 }
 
+TEST_CASE("the orders of S0 on grids of 1, 2 and 3 axes") {
+  using Tokens = std::vector<int32_t>;
+  for (const auto order : {ScanOrder::kAxisFastest, ScanOrder::kCompat}) {
+    CHECK(row(grid_orders({3}, order), 0) == Tokens{0, 1, 2});
+    // On two axes both are the same: rows first, then columns.
+    const auto flat = grid_orders({2, 3}, order);
+    CHECK(row(flat, 0) == Tokens{0, 1, 2, 3, 4, 5});
+    CHECK(row(flat, 2) == Tokens{0, 3, 1, 4, 2, 5});
+  }
+  // Order k runs fastest along axis k; in the compatible form slowest.
+  const auto fast = grid_orders({2, 2, 2}, ScanOrder::kAxisFastest), compat = grid_orders({2, 2, 2}, ScanOrder::kCompat);
+  CHECK(row(fast, 0) == Tokens{0, 4, 1, 5, 2, 6, 3, 7});
+  CHECK(row(fast, 2) == Tokens{0, 2, 1, 3, 4, 6, 5, 7});
+  CHECK(row(fast, 4) == Tokens{0, 1, 2, 3, 4, 5, 6, 7});
+  CHECK(row(compat, 0) == Tokens{0, 1, 2, 3, 4, 5, 6, 7});
+  CHECK(row(compat, 2) == Tokens{0, 1, 4, 5, 2, 3, 6, 7});
+  CHECK(row(compat, 4) == Tokens{0, 2, 4, 6, 1, 3, 5, 7});
+}
+
+TEST_CASE("a grid has 1 to 4 axes") {
+  for (const int axes : {-1, 0, 5}) {
+    for (const auto order : {ScanOrder::kAxisFastest, ScanOrder::kCompat}) {
+      CHECK_THROWS_WITH_AS(grid_directions(axes, order), doctest::Contains("1 to 4 axes"), Error);
+    }
+  }
+  CHECK(grid_directions(1, ScanOrder::kCompat).size() == 2);
+  CHECK(grid_directions(4, ScanOrder::kCompat).size() == 8);
+}
+
 TEST_CASE("every order of every grid is a permutation with its inverse") {
   for (const std::vector<int64_t>& grid : std::vector<std::vector<int64_t>>{
            {1}, {7}, {1, 9}, {5, 1}, {3, 4}, {2, 3, 4}, {1, 1, 5}, {2, 1, 3, 2}, {3, 3, 3, 3}}) {

@@ -193,6 +193,46 @@ TEST_CASE("the core is the recurrence, and its gradients are finite differences,
   force_isa("");
 }
 
+TEST_CASE("a NaN or infinity in the core reaches what comes after it, and the tokens before it are still right") {
+  // A chunk that holds one is worked out token by token: the values must be
+  // those of the definition there, not only finite.
+  for (const auto& c : cases()) {
+    if (c.shape.tokens() < 3) continue;
+    const std::string name = c.name;
+    CAPTURE(name);
+    const Core<float> clean(c);
+    const auto [want, want_last] = clean.reference();
+    const Mamba3Shape& s = clean.s;
+    const int64_t row = s.heads * s.rank * s.headdim;
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      for (const bool in_key : {false, true}) {
+        const int64_t token = s.tokens() / 2;
+        Core<float> core(c);
+        if (in_key) {
+          core.k[static_cast<size_t>(token * s.heads * s.rank * s.state)] = bad;  // head 0, rank 0
+        } else {
+          core.v[static_cast<size_t>(token * row)] = bad;
+        }
+        core.forward();
+        CAPTURE(in_key);
+        CHECK(!std::isfinite(core.y[static_cast<size_t>(token * row)]));
+        // What the token does not reach: all before it, and the other heads.
+        double worst = 0, largest = 1e-30;
+        for (int64_t t = 0; t < s.tokens(); t++) {
+          for (int64_t i = 0; i < row; i++) {
+            if (t >= token && i < s.rank * s.headdim) continue;
+            const auto at = static_cast<size_t>(t * row + i);
+            REQUIRE(std::isfinite(core.y[at]));
+            worst = std::max(worst, std::abs(double(core.y[at]) - double(want[at])));
+            largest = std::max(largest, std::abs(double(want[at])));
+          }
+        }
+        CHECK(worst < 1e-5 * largest);
+      }
+    }
+  }
+}
+
 TEST_CASE("the core gives the same bits for 1, 2, 3 and 7 threads") {
   for (const Case& c : cases()) {
     set_num_threads(1);
