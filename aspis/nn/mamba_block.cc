@@ -112,42 +112,45 @@ mx::array MambaBlock::forward(const mx::array& h_for_x, const mx::array& h_for_z
   return out_proj(branch(linear(h_for_x, halves[0]), linear(h_for_z, halves[1]), direction));
 }
 
-MambaState MambaBlock::initial_state(int64_t batch) const {
+State MambaBlock::initial_state(int64_t batch) const {
   const auto b = static_cast<mx::ShapeElem>(batch), inner = static_cast<mx::ShapeElem>(config_.inner());
   const auto type = A_log.dtype();
-  return {mx::zeros({b, static_cast<mx::ShapeElem>(config_.conv - 1), inner}, type),
-          mx::zeros({b, inner, static_cast<mx::ShapeElem>(config_.state)}, type)};
+  return {"mamba1",
+          {{"conv", mx::zeros({b, static_cast<mx::ShapeElem>(config_.conv - 1), inner}, type)},
+           {"ssm", mx::zeros({b, inner, static_cast<mx::ShapeElem>(config_.state)}, type)}}};
 }
 
-std::pair<mx::array, MambaState> MambaBlock::prefill(const mx::array& h, const MambaState& state) const {
+std::pair<mx::array, State> MambaBlock::prefill(const mx::array& h, const State& state) const {
   require_width(h, 3, config_.width);
+  check_state(state, h.shape(0));
   const auto xz = split_sizes(in_proj(h), {config_.inner(), config_.inner()}, -1);
-  auto [x, conv_state] = conv1d.prefill(xz[0], state.conv);
+  auto [x, conv_state] = conv1d.prefill(xz[0], state.at("conv"));
   const auto parts = split_sizes(x_proj(x), {config_.rank(), config_.state, config_.state}, -1);
   ScanOptions options;
   options.D = D;
   options.z = xz[1];
   options.delta_bias = dt_proj.bias;
   options.delta_softplus = true;
-  options.initial_state = state.scan;
+  options.initial_state = state.at("ssm");
   auto [y, scan_state] = selective_scan_with_state(x, linear(parts[0], dt_proj.weight),
                                                    mx::negative(ops::exp(A_log)), parts[1], parts[2], options);
-  return {out_proj(y), {std::move(conv_state), std::move(scan_state)}};
+  return {out_proj(y), {"mamba1", {{"conv", conv_state}, {"ssm", scan_state}}}};
 }
 
-std::pair<mx::array, MambaState> MambaBlock::step(const mx::array& h, const MambaState& state) const {
+std::pair<mx::array, State> MambaBlock::step(const mx::array& h, const State& state) const {
   require_width(h, 2, config_.width);
+  check_state(state, h.shape(0));
   const auto xz = split_sizes(in_proj(h), {config_.inner(), config_.inner()}, -1);
-  auto [x, conv_state] = conv1d.step(xz[0], state.conv);
+  auto [x, conv_state] = conv1d.step(xz[0], state.at("conv"));
   const auto parts = split_sizes(x_proj(x), {config_.rank(), config_.state, config_.state}, -1);
   ScanOptions options;
   options.D = D;
   options.z = xz[1];
   options.delta_bias = dt_proj.bias;
   options.delta_softplus = true;
-  auto [y, scan_state] = selective_scan_step(state.scan, x, linear(parts[0], dt_proj.weight),
+  auto [y, scan_state] = selective_scan_step(state.at("ssm"), x, linear(parts[0], dt_proj.weight),
                                              mx::negative(ops::exp(A_log)), parts[1], parts[2], options);
-  return {out_proj(y), {std::move(conv_state), std::move(scan_state)}};
+  return {out_proj(y), {"mamba1", {{"conv", conv_state}, {"ssm", scan_state}}}};
 }
 
 ResidualMambaBlock::ResidualMambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode)

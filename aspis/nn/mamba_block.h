@@ -11,6 +11,7 @@
 #include "aspis/nn/module.h"
 #include "aspis/nn/norm.h"
 #include "aspis/nn/scan_order.h"
+#include "aspis/nn/sequence_mixer.h"
 
 namespace aspis {
 
@@ -26,12 +27,6 @@ struct MambaConfig {
   int64_t rank() const { return dt_rank > 0 ? dt_rank : (width + 15) / 16; }
   /// Throws Error(kUsage) if a size is not positive.
   void check(const std::string& where) const;
-};
-
-/// What a Mamba block carries from one call to the next.
-struct MambaState {
-  mx::array conv;  ///< {B, W-1, inner}: the last inputs of the convolution
-  mx::array scan;  ///< {B, inner, N}
 };
 
 /// What lies between the two large projections of a Mamba-1 block.
@@ -58,22 +53,20 @@ struct MambaBranch {
 /// {B, L, width} -> the same. Parameter names are those of state-spaces/mamba
 /// and mlx-vision-mamba: in_proj.weight, conv1d.{weight, bias}, x_proj.weight,
 /// dt_proj.{weight, bias}, A_log {inner, N}, D {inner}, out_proj.weight.
-class MambaBlock final : public Module {
+class MambaBlock final : public SequenceMixer {
  public:
   MambaBlock(const MambaConfig& config, const Init& init, std::string_view scan_mode = "sequential");
   std::string type_name() const override { return "MambaBlock"; }
   const MambaConfig& config() const { return config_; }
 
-  mx::array operator()(const mx::array& h, const ScanDirection& direction = {}) const;
+  using SequenceMixer::operator();
+  mx::array operator()(const mx::array& h, const ScanDirection& direction) const override;
   /// The same for a caller that has fanned `h` out already: one copy for each half of in_proj.
   mx::array forward(const mx::array& h_for_x, const mx::array& h_for_z, const ScanDirection& direction) const;
 
-  /// The state before the first token: zeros.
-  MambaState initial_state(int64_t batch) const;
-  /// Many tokens, forwards, from a state: {out {B, L, width}, state after the last token}.
-  std::pair<mx::array, MambaState> prefill(const mx::array& h, const MambaState& state) const;
-  /// One token: h {B, width}; returns {out {B, width}, next state}.
-  std::pair<mx::array, MambaState> step(const mx::array& h, const MambaState& state) const;
+  State initial_state(int64_t batch) const override;
+  std::pair<mx::array, State> prefill(const mx::array& h, const State& state) const override;
+  std::pair<mx::array, State> step(const mx::array& h, const State& state) const override;
 
  private:
   MambaConfig config_;
