@@ -178,9 +178,10 @@ def choose(files, count, seed):
 class Scratch:
     """A copy of the tree with a build folder of its own."""
 
-    def __init__(self, folder, jobs, with_mlx, wrap):
-        self.tree, self.build = folder / "tree", folder / ("build-mlx" if with_mlx else "build")
-        self.jobs, self.with_mlx, self.wrap = jobs, with_mlx, wrap
+    def __init__(self, folder, jobs, with_mlx, sanitize, wrap):
+        self.tree = folder / "tree"
+        self.build = folder / ("build-mlx" if with_mlx else "build-asan" if sanitize else "build")
+        self.jobs, self.with_mlx, self.sanitize, self.wrap = jobs, with_mlx, sanitize, wrap
         self.sync()
         self.configure()
 
@@ -205,6 +206,8 @@ class Scratch:
         command = ["cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                    "-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DASPIS_WERROR=OFF",
                    f"-DASPIS_WITH_MLX={'ON' if self.with_mlx else 'OFF'}"]
+        if self.sanitize:
+            command.append("-DASPIS_SANITIZE=address")
         if self.with_mlx:
             command.append(f"-DMLX_ROOT={ROOT / '.deps/engine/mlx'}")
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -219,15 +222,18 @@ class Scratch:
         """'' if every test passed, else what was seen."""
         folder = self.build / "aspis/ops" / op
         environment = dict(os.environ, UBSAN_OPTIONS="halt_on_error=1")
-        try:
-            done = subprocess.run(self.wrap + [folder / target, "--abort-after=1"], cwd=folder, timeout=limit, env=environment,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-        except subprocess.TimeoutExpired:
+        # The limit counts from the start of the test, not of what stands in front of it.
+        limited = ["timeout", "--kill-after=5", f"{limit:.0f}", folder / target, "--abort-after=1"]
+        done = subprocess.run(self.wrap + limited, cwd=folder, env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace")
+        if done.returncode in (124, 137):
             return f"time limit of {limit:.0f} s"
         if done.returncode == 0:
             return ""
         if done.returncode < 0:
             return f"signal {-done.returncode}"
+        if "AddressSanitizer" in done.stdout:
+            return "AddressSanitizer: " + (re.search(r"AddressSanitizer: (\S+)", done.stdout) or [0, "?"])[1]
         case = re.search(r"TEST CASE:\s+(.*)", done.stdout)
         return case.group(1).strip() if case else f"exit {done.returncode}"
 
@@ -317,12 +323,16 @@ def main():
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=0, help="stop after that long; the next run goes on")
     parser.add_argument("--with-op", action="store_true", help="also run the test above MLX on survivors")
-    parser.add_argument("--again", action="store_true", help="run survivors once more, after a test was added")
+    parser.add_argument("--sanitize", action="store_true",
+                        help="build with AddressSanitizer: sees mutants that read what nothing uses (with --again, for survivors)")
+    parser.add_argument("--again", action="store_true", help="run survivors, and those stopped by the time limit, once more")
     parser.add_argument("--wrap", default="", help="command in front of every build and test, such as 'nice -n 10'")
     parser.add_argument("--list", action="store_true", help="print the choice and stop")
     parser.add_argument("--report", type=Path, help="write the table of all results to this file ('-': print)")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build/mutate")
     args = parser.parse_args()
+    if args.with_op and args.sanitize:
+        parser.error("--sanitize is for the kernels' own tests, without --with-op")
 
     kept_in = args.scratch / "results.json"
     results = json.loads(kept_in.read_text()) if kept_in.exists() else {}
@@ -337,10 +347,10 @@ def main():
                 print(f"{m['key'][:6]} {m['file']}:{m['line']} {m['rule']}\n  - {m['old'].strip()}\n  + {m['new'].strip()}")
             return
         args.scratch.mkdir(parents=True, exist_ok=True)
-        scratch, times, end = Scratch(args.scratch, args.jobs, args.with_op, args.wrap.split()), {}, time.monotonic() + args.minutes * 60
+        scratch, times, end = Scratch(args.scratch, args.jobs, args.with_op, args.sanitize, args.wrap.split()), {}, time.monotonic() + args.minutes * 60
         for i, m in enumerate(chosen, 1):
             old = results.get(m["key"])
-            if old and not (args.again and old["result"] == "survived"):
+            if old and not (args.again and (old["result"] == "survived" or "time limit" in old["seen"])):
                 continue
             if args.minutes and time.monotonic() > end:
                 print("mutate: out of time; run again to go on")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times whole networks in PyTorch, ONNX Runtime and OpenVINO on the CPU beside Aspis, in one sitting.
 
-    python3 -m venv venv && venv/bin/pip install torch numpy onnx onnxscript onnxruntime openvino
+    python3 -m venv venv && venv/bin/pip install torch numpy onnx onnxscript onnxruntime openvino mambapy
     venv/bin/python bench/peers/models.py --aspis build/release/aspis/cli/aspis
     venv/bin/python bench/peers/models.py --aspis ... --only vim_tiny,demo --no-compile
 
@@ -13,7 +13,8 @@ Networks (random weights, float32, the same number of threads for all):
 
 PyTorch's forms of the Mamba networks differ in the scan: "loop" one step a token,
 "chunk" 16 tokens unrolled in a function that torch.compile takes, "pscan" the
-work-efficient parallel scan of mamba.py. "compiled" compiles the whole network
+work-efficient parallel scan of mamba.py in our own words, "mambapy" that of the
+package itself, if it is installed. "compiled" compiles the whole network
 (the loops excepted, which take minutes to trace). ONNX Runtime and OpenVINO get
 the network as exported. Times are medians; a row that cannot be measured says why.
 Nothing here is part of the build or of the tests.
@@ -109,6 +110,18 @@ def scan_parallel(u, delta, A, B, C):
     a = torch.exp(delta[..., None] * A)
     b = (delta * u)[..., None] * B[:, :, None]
     return (ParallelScan.apply(a, b) @ C[..., None])[..., 0]
+
+
+def scan_mambapy():
+    """The parallel scan of the package mambapy; None if it is not there."""
+    try:
+        from mambapy.pscan import pscan
+    except ImportError:
+        return None
+
+    def scan(u, delta, A, B, C):
+        return (pscan(torch.exp(delta[..., None] * A), (delta * u)[..., None] * B[:, :, None]) @ C[..., None])[..., 0]
+    return scan
 
 
 # --- networks ------------------------------------------------------------------
@@ -267,7 +280,10 @@ def torch_forms(name, compile_too):
 
     if name in ("vim_tiny", "demo"):
         yield "torch loop", lambda: mamba_net(name, scan_loop)
-        yield "torch pscan (mamba.py)", lambda: mamba_net(name, scan_parallel)
+        yield "torch pscan", lambda: mamba_net(name, scan_parallel)
+        package = scan_mambapy()
+        if package:
+            yield "torch mambapy", lambda: mamba_net(name, package)
         if compile_too:
             yield "torch chunk, compiled", lambda: mamba_net(name, scan_chunk(compiled(chunk_step)))
         return
