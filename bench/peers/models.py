@@ -338,6 +338,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each figure")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--passes", default="forward,step", help="forward, step or both, with a comma")
     parser.add_argument("--forms", default="", help="only forms whose name holds one of these words, with commas; aspis always")
     parser.add_argument("--only", default=",".join(NETWORKS), help="networks, with commas: " + ", ".join(NETWORKS))
     args = parser.parse_args()
@@ -346,6 +347,9 @@ def main():
     rows = []
     for name in args.only.split(","):
         batch, shape, passes, arguments = NETWORKS[name]
+        passes = [p for p in passes if p in args.passes.split(",")]
+        if not passes:
+            continue
         images, classes = torch.randn(batch, *shape), 10 if name == "demo" else 1000
         labels = torch.arange(batch) % classes
 
@@ -370,7 +374,7 @@ def main():
                 del net
             except Exception as e:
                 add(form, passes[-1], None, f"{type(e).__name__}: {str(e).splitlines()[0][:80] if str(e) else ''}")
-        if name in ("vit_tiny", "convnext_tiny") and (wanted("onnxruntime") or wanted("openvino")):
+        if name in ("vit_tiny", "convnext_tiny") and "forward" in passes and (wanted("onnxruntime") or wanted("openvino")):
             exported(name, images, args.threads, args.seconds, add)
 
     own = {(n, w): t for n, _, form, w, t, _ in rows if form == "aspis"}
