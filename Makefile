@@ -11,7 +11,7 @@ PREFIX ?= $(HOME)/.local
 PRESET ?= release
 BUILD  := build/$(PRESET)
 
-.PHONY: help setup configure build program test demo demo-long install bench clean sanitizers
+.PHONY: help setup configure build program test test-long demo demo-long install bench clean sanitizers
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -31,7 +31,11 @@ program: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target aspis_program
 
 test: build
-	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE long
+
+# Sequences of a million tokens: a minute, and some gigabytes of memory.
+test-long: build
+	@ctest --test-dir $(BUILD) --output-on-failure -L long
 
 demo: program
 	@tools/demo.sh $(BUILD)/aspis/cli/aspis

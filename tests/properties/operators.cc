@@ -22,8 +22,9 @@ Recurrent scan() {
             {"z", normal(rng, {d.batch, d.length, kD})},     {"delta_bias", normal(rng, {kD}, 0.3)}};
   };
   r.zero_state = [](int batch) { return std::vector{zeros({batch, kD, kN})}; };
-  r.run = [](const Named& in, const std::vector<mx::array>& state) -> Result {
+  const auto run = [](const Named& in, const std::vector<mx::array>& state, const std::vector<int32_t>& cu) -> Result {
     ScanOptions o;
+    o.cu_seqlens = cu;
     o.D = in.at("D");
     o.z = in.at("z");
     o.delta_bias = in.at("delta_bias");
@@ -33,6 +34,8 @@ Recurrent scan() {
         selective_scan_with_state(in.at("u"), in.at("delta"), in.at("A"), in.at("B"), in.at("C"), o);
     return {out, {last}};
   };
+  r.run = [run](const Named& in, const std::vector<mx::array>& state) { return run(in, state, {}); };
+  r.packed = run;
   return r;
 }
 
@@ -47,11 +50,13 @@ Recurrent conv() {
             {"bias", normal(rng, {kD})}};
   };
   r.zero_state = [](int batch) { return std::vector{zeros({batch, kTaps - 1, kD})}; };
-  r.run = [](const Named& in, const std::vector<mx::array>& state) -> Result {
-    auto [out, last] = causal_conv1d_with_state(in.at("x"), in.at("weight"),
-                                                {.bias = in.at("bias"), .initial_state = state[0], .silu = true});
+  const auto run = [](const Named& in, const std::vector<mx::array>& state, const std::vector<int32_t>& cu) -> Result {
+    const Conv1dOptions o{.bias = in.at("bias"), .initial_state = state[0], .silu = true, .cu_seqlens = cu};
+    auto [out, last] = causal_conv1d_with_state(in.at("x"), in.at("weight"), o);
     return {out, {last}};
   };
+  r.run = [run](const Named& in, const std::vector<mx::array>& state) { return run(in, state, {}); };
+  r.packed = run;
   return r;
 }
 
