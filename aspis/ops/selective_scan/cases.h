@@ -8,7 +8,8 @@
 namespace aspis {
 
 /// Options as letters: D skip, z gate, b delta bias, s softplus, i initial state,
-/// r reverse, o order, B or C constant, p packed by cu_seqlens, q by seq_idx.
+/// r reverse, o order, B or C constant, p packed by cu_seqlens, q by seq_idx;
+/// x complex A, B, C and states, as pairs (see pairs.h), N numbers each.
 struct ScanCase {
   int batch, length, channels, state, groups;
   std::string options;
@@ -28,6 +29,11 @@ inline const std::vector<ScanCase> kScanCases = {
     {1, 7, 4, 2, 2, "sirp", harness::kCheck | harness::kGrad},
     {2, 9, 3, 2, 1, "Dzbsiq", harness::kCheck | harness::kGrad},
     {2, 6, 2, 3, 1, "irqC", harness::kCheck | harness::kGrad},
+    {2, 3, 3, 2, 1, "Dzbsix", harness::kCheck | harness::kGrad},
+    {1, 4, 4, 1, 2, "sorx", harness::kCheck | harness::kGrad},
+    {1, 3, 2, 2, 1, "DsixBC", harness::kCheck | harness::kGrad},
+    {1, 9, 3, 2, 1, "Dzsipx", harness::kCheck | harness::kGrad},
+    {2, 33, 19, 5, 1, "Dzbsiqx", harness::kCheck},
     {1, 90, 37, 16, 1, "Dzbsip", harness::kCheck},
     {3, 50, 20, 7, 2, "Dzbsiq", harness::kCheck},
     {2, 16, 16, 16, 1, "Dzbs", harness::kCheck},
@@ -44,11 +50,12 @@ inline const std::vector<ScanCase> kScanCases = {
     {8, 196, 384, 16, 1, "Dzbs", harness::kPerf},
     {1, 512, 1536, 16, 1, "Dzbs", harness::kPerf},
     {64, 49, 128, 16, 1, "Dzbso", harness::kPerf},
-    {8, 3136, 192, 1, 4, "Dzbs", harness::kPerf},    // VMamba, first stage
-    {8, 196, 320, 8, 1, "Dbs", harness::kPerf},      // MambaVision
+    {8, 3136, 192, 1, 4, "Dzbs", harness::kPerf},  // VMamba, first stage
+    {8, 196, 320, 8, 1, "Dbs", harness::kPerf},    // MambaVision
     {1, 2048, 1536, 64, 1, "Dzbs", harness::kPerf},
     {1, 2048, 1536, 16, 1, "Dzbs", harness::kPerf},
     {1, 2048, 1536, 16, 1, "Dzbsp", harness::kPerf},  // packed beside dense
+    {2, 196, 1536, 16, 1, "Dzbsx", harness::kPerf},
     {1, 65536, 96, 16, 1, "Dzbs", harness::kPerf},
     {1, 65536, 16, 16, 1, "Dzbs", harness::kPerf},
 };

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string_view>
 
 #include "aspis/base/parallel.h"
 #include "aspis/ops/common/packing.h"
@@ -9,11 +10,13 @@
 #include "aspis/ops/selective_scan/composed.h"
 #include "aspis/ops/selective_scan/kernel/cpu.h"
 #include "aspis/ops/selective_scan/kernel/plan.h"
+#include "aspis/ops/selective_scan/pairs.h"
 
 namespace aspis {
 namespace {
 
 constexpr const char* kName = "selective_scan";
+constexpr const char* kStep = "selective_scan_step";
 
 // Inputs of both primitives; absent ones are placeholders. The backward one has
 // the checkpoints and the cotangents behind them.
@@ -22,6 +25,7 @@ enum BackwardInput { kCheckpoints = kInputs, kDout, kDlast };
 
 struct Config {
   bool softplus = false, reverse = false;
+  bool pairs = false;  // complex numbers, as in pairs.h
   bool D = false, z = false, bias = false, initial = false, order = false;
   std::shared_ptr<const kernel::ScanPlan> plan;  // null: every row is one sequence
 
@@ -95,7 +99,7 @@ kernel::ScanParams<T> params_of(mx::cpu::CommandEncoder& encoder, const Config& 
   kernel::ScanParams<T> p;
   p.shape = shape_of(in);
   p.plan = config.plan.get();
-  p.softplus = config.softplus, p.reverse = config.reverse;
+  p.softplus = config.softplus, p.reverse = config.reverse, p.pairs = config.pairs;
   p.u = rows_of<T>(encoder, in[kU], name);
   p.delta = rows_of<T>(encoder, in[kDelta], name);
   p.A = ops::packed<T>(encoder, in[kA], name);
@@ -254,7 +258,7 @@ class SelectiveScanStep : public ops::CpuPrimitive {
       kernel::ScanStepParams<T> p;
       p.batch = in[kU].shape(0), p.channels = in[kU].shape(1), p.state_size = in[kA].shape(1);
       p.groups = groups_;
-      p.softplus = config_.softplus;
+      p.softplus = config_.softplus, p.pairs = config_.pairs;
       p.state = get(kInitial), p.u = get(kU), p.delta = get(kDelta), p.A = get(kA), p.B = get(kB), p.C = get(kC);
       p.constant_B = in[kB].ndim() == 2, p.constant_C = in[kC].ndim() == 2;
       if (config_.D) p.D = get(kD);
@@ -334,7 +338,7 @@ void check_order(const mx::array& order, int length, mx::Stream stream) {
 }
 
 void check_sizes(const char* op, const mx::array& u, const mx::array& delta, const mx::array& A, int ndim,
-                 const ScanOptions& o) {
+                 const ScanOptions& o, bool pairs) {
   const char* letters = ndim == 3 ? "{B, L, D}" : "{B, D}";
   if (static_cast<int>(u.ndim()) != ndim) refuse(op, std::string("u must have shape ") + letters, ops::to_string(u.shape()));
   ops::require_shape(op, "delta", delta, u.shape(), letters);
@@ -342,8 +346,9 @@ void check_sizes(const char* op, const mx::array& u, const mx::array& delta, con
   if (A.ndim() != 2 || A.shape(0) != channels) {
     refuse(op, "A must have shape {D, N} with D = " + std::to_string(channels), ops::to_string(A.shape()));
   }
-  if (A.shape(1) < 1 || A.shape(1) > kernel::kScanMaxState) {
-    refuse(op, "the state size N of A must be 1 to 256", std::to_string(A.shape(1)));
+  const int state = pairs ? A.shape(1) / 2 : A.shape(1);
+  if (state < 1 || state > kernel::kScanMaxState) {
+    refuse(op, "the state size N of A must be 1 to 256", std::to_string(state));
   }
   if (o.D) ops::require_shape(op, "D", *o.D, {channels}, "{D}");
   if (o.delta_bias) ops::require_shape(op, "delta_bias", *o.delta_bias, {channels}, "{D}");
@@ -376,7 +381,7 @@ Config config_of(const ScanOptions& o) {
 }
 
 // How the tokens form sequences and are shared out; null for plain rows.
-std::shared_ptr<const kernel::ScanPlan> plan_of(const kernel::ScanShape& shape, const ScanOptions& o,
+std::shared_ptr<const kernel::ScanPlan> plan_of(const kernel::ScanShape& shape, const ScanOptions& o, bool pairs,
                                                 mx::Stream stream) {
   if (!o.cu_seqlens.empty()) {
     return std::make_shared<const kernel::ScanPlan>(kernel::packed_plan(o.cu_seqlens));
@@ -386,7 +391,7 @@ std::shared_ptr<const kernel::ScanPlan> plan_of(const kernel::ScanShape& shape, 
     ids.eval();
     return std::make_shared<const kernel::ScanPlan>(kernel::packed_plan(shape, ids.data<int32_t>(), o.reverse));
   }
-  const int64_t chunks = kernel::scan_chunks(shape, planned_cores());
+  const int64_t chunks = pairs ? 1 : kernel::scan_chunks(shape, planned_cores());
   if (chunks == 1) return nullptr;
   return std::make_shared<const kernel::ScanPlan>(kernel::chained_plan(shape, chunks));
 }
@@ -398,9 +403,10 @@ Arrays inputs_of(const mx::array& u, const mx::array& delta, const mx::array& A,
           or_absent(o.order)};
 }
 
-std::pair<mx::array, mx::array> run(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
-                                    const mx::array& C, const ScanOptions& options, mx::Stream stream) {
-  check_sizes(kName, u, delta, A, 3, options);
+std::pair<mx::array, mx::array> run(const mx::array& u, const mx::array& delta, const mx::array& A,
+                                    const mx::array& B, const mx::array& C, const ScanOptions& options, bool pairs,
+                                    mx::Stream stream) {
+  check_sizes(kName, u, delta, A, 3, options, pairs);
   const int batch = u.shape(0), length = u.shape(1), channels = u.shape(2), state = A.shape(1);
   const auto wide_B = normal_matrix(kName, "B", B, {batch, length}, channels, state, stream);
   const auto wide_C = normal_matrix(kName, "C", C, {batch, length}, channels, state, stream);
@@ -425,37 +431,24 @@ std::pair<mx::array, mx::array> run(const mx::array& u, const mx::array& delta, 
   const auto wide = [&](const mx::array& a) { return mx::astype(a, dtype, stream); };
   // Without tokens there is nothing to compute and the state passes through.
   if (u.size() == 0 || ops::choose_back_end(kName, stream) == ops::BackEnd::kComposed) {
-    auto [out, last] = selective_scan_composed(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o, stream);
+    const auto composed = pairs ? selective_scan_pairs_composed : selective_scan_composed;
+    auto [out, last] = composed(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o, stream);
     return {mx::astype(out, u.dtype(), stream), last};
   }
   const Arrays inputs = inputs_of(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o);
   Config config = config_of(o);
-  config.plan = plan_of(shape_of(inputs), o, stream);
+  config.pairs = pairs;
+  config.plan = plan_of(shape_of(inputs), o, pairs, stream);
   const auto primitive = std::make_shared<SelectiveScan>(stream, config);
   const auto shapes = primitive->output_shapes(inputs);
   const Arrays outputs = mx::array::make_arrays(shapes, {dtype, dtype, dtype}, primitive, inputs);
   return {mx::astype(outputs[0], u.dtype(), stream), outputs[1]};
 }
 
-}  // namespace
-
-mx::array selective_scan(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
-                         const mx::array& C, const ScanOptions& options, mx::StreamOrDevice s) {
-  return run(u, delta, A, B, C, options, mx::to_stream(s)).first;
-}
-
-std::pair<mx::array, mx::array> selective_scan_with_state(const mx::array& u, const mx::array& delta,
-                                                          const mx::array& A, const mx::array& B, const mx::array& C,
-                                                          const ScanOptions& options, mx::StreamOrDevice s) {
-  return run(u, delta, A, B, C, options, mx::to_stream(s));
-}
-
-std::pair<mx::array, mx::array> selective_scan_step(const mx::array& state, const mx::array& u, const mx::array& delta,
-                                                    const mx::array& A, const mx::array& B, const mx::array& C,
-                                                    const ScanOptions& options, mx::StreamOrDevice s) {
-  constexpr const char* kStep = "selective_scan_step";
-  const auto stream = mx::to_stream(s);
-  check_sizes(kStep, u, delta, A, 2, options);
+std::pair<mx::array, mx::array> step(const mx::array& state, const mx::array& u, const mx::array& delta,
+                                     const mx::array& A, const mx::array& B, const mx::array& C,
+                                     const ScanOptions& options, bool pairs, mx::Stream stream) {
+  check_sizes(kStep, u, delta, A, 2, options, pairs);
   const int batch = u.shape(0), channels = u.shape(1), size = A.shape(1);
   ops::require_shape(kStep, "state", state, {batch, channels, size}, "{B, D, N}");
   if (options.reverse || options.order || options.initial_state || options.seq_idx || !options.cu_seqlens.empty()) {
@@ -475,13 +468,109 @@ std::pair<mx::array, mx::array> selective_scan_step(const mx::array& state, cons
     const auto token = [&](const mx::array& a) { return mx::expand_dims(wide(a), 1, stream); };
     const auto per_token = [&](const mx::array& m) { return m.ndim() == 2 ? wide(m) : token(m); };
     if (o.z) o.z = mx::expand_dims(*o.z, 1, stream);
-    auto [out, last] = selective_scan_composed(token(u), token(delta), wide(A), per_token(wide_B), per_token(wide_C), o, stream);
+    const auto composed = pairs ? selective_scan_pairs_composed : selective_scan_composed;
+    auto [out, last] = composed(token(u), token(delta), wide(A), per_token(wide_B), per_token(wide_C), o, stream);
     return {mx::astype(mx::squeeze(out, 1, stream), u.dtype(), stream), last};
   }
   const Arrays inputs = inputs_of(wide(u), wide(delta), wide(A), wide(wide_B), wide(wide_C), o);
-  const auto primitive = std::make_shared<SelectiveScanStep>(stream, config_of(o), groups);
+  Config config = config_of(o);
+  config.pairs = pairs;
+  const auto primitive = std::make_shared<SelectiveScanStep>(stream, config, groups);
   const Arrays outputs = mx::array::make_arrays(primitive->output_shapes(inputs), {dtype, dtype}, primitive, inputs);
   return {mx::astype(outputs[0], u.dtype(), stream), outputs[1]};
+}
+
+// Complex A, B and C as pairs. Real ones among them are widened, so that a scan is
+// complex as a whole or not at all.
+struct Complex {
+  mx::array A, B, C;
+  ScanOptions options;
+
+  static bool asked_for(const char* op, const mx::array& A, const mx::array& B, const mx::array& C,
+                        const std::optional<mx::array>& state) {
+    if (A.dtype() == mx::complex64) return true;
+    const bool others =
+        B.dtype() == mx::complex64 || C.dtype() == mx::complex64 || (state && state->dtype() == mx::complex64);
+    if (others) refuse(op, "complex B, C or states need a complex64 A", ops::to_string(A.dtype()) + " A");
+    return false;
+  }
+
+  Complex(const char* op, const mx::array& u, const mx::array& delta, const mx::array& a, const mx::array& b,
+          const mx::array& c, const ScanOptions& o, mx::Stream stream)
+      : A(a), B(b), C(c), options(o) {
+    const auto parts = [&](const mx::array& m, const char* name) {
+      const bool fits = m.dtype() == mx::complex64 || mx::issubdtype(m.dtype(), mx::floating);
+      if (!fits) {
+        refuse(op, std::string(name) + " must be a floating-point or complex64 array", ops::to_string(m.dtype()));
+      }
+      if (m.dtype() == mx::float64) narrow(op, name);
+      return pairs_of(m, stream);
+    };
+    // Shapes are told in the caller's numbers, before there are twice as many values.
+    const bool whole = u.ndim() == 3;
+    check_sizes(op, u, delta, A, std::string_view(op) == kStep ? 2 : 3, o, false);
+    mx::Shape rows = u.shape();
+    rows.pop_back();
+    for (const auto& [array, name] : {std::pair{&B, "B"}, std::pair{&C, "C"}}) {
+      normal_matrix(op, name, *array, rows, u.shape(-1), A.shape(1), stream);
+    }
+    if (o.initial_state && (o.initial_state->ndim() != 3 || o.initial_state->shape(2) != A.shape(1))) {
+      refuse(op,
+             std::string(whole ? "initial_state" : "state") +
+                 " must have shape {.., D, N} with N = " + std::to_string(A.shape(1)),
+             ops::to_string(o.initial_state->shape()));
+    }
+    for (const auto& [array, name] : {std::pair{&u, "u"}, std::pair{&delta, "delta"}}) {
+      if (array->dtype() == mx::float64) narrow(op, name);
+    }
+    A = parts(A, "A"), B = parts(B, "B"), C = parts(C, "C");
+    if (options.initial_state) options.initial_state = parts(*options.initial_state, "initial_state");
+  }
+
+  [[noreturn]] static void narrow(const char* op, const char* name) {
+    refuse(op, "with complex A all arrays must be float32 or narrower, or complex64",
+           std::string("float64 ") + name, "the engine has no wider complex type");
+  }
+};
+
+}  // namespace
+
+std::pair<mx::array, mx::array> selective_scan_pairs(const mx::array& u, const mx::array& delta,
+                                                     const mx::array& A, const mx::array& B, const mx::array& C,
+                                                     const ScanOptions& options, mx::StreamOrDevice s) {
+  return run(u, delta, A, B, C, options, true, mx::to_stream(s));
+}
+
+std::pair<mx::array, mx::array> selective_scan_with_state(const mx::array& u, const mx::array& delta,
+                                                          const mx::array& A, const mx::array& B,
+                                                          const mx::array& C, const ScanOptions& options,
+                                                          mx::StreamOrDevice s) {
+  const auto stream = mx::to_stream(s);
+  if (!Complex::asked_for(kName, A, B, C, options.initial_state))
+    return run(u, delta, A, B, C, options, false, stream);
+  const Complex c(kName, u, delta, A, B, C, options, stream);
+  auto [out, last] = run(u, delta, c.A, c.B, c.C, c.options, true, stream);
+  return {out, numbers_of(last, stream)};
+}
+
+mx::array selective_scan(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
+                         const mx::array& C, const ScanOptions& options, mx::StreamOrDevice s) {
+  return selective_scan_with_state(u, delta, A, B, C, options, s).first;
+}
+
+std::pair<mx::array, mx::array> selective_scan_step(const mx::array& state, const mx::array& u,
+                                                    const mx::array& delta, const mx::array& A, const mx::array& B,
+                                                    const mx::array& C, const ScanOptions& options,
+                                                    mx::StreamOrDevice s) {
+  const auto stream = mx::to_stream(s);
+  if (!Complex::asked_for(kStep, A, B, C, state)) return step(state, u, delta, A, B, C, options, false, stream);
+  ScanOptions o = options;
+  if (!o.initial_state) o.initial_state = state;
+  Complex c(kStep, u, delta, A, B, C, o, stream);
+  const mx::array pairs = *c.options.initial_state;
+  c.options.initial_state = options.initial_state;  // refused if given
+  auto [out, next] = step(pairs, u, delta, c.A, c.B, c.C, c.options, true, stream);
+  return {out, numbers_of(next, stream)};
 }
 
 }  // namespace aspis

@@ -39,7 +39,7 @@ struct ScanOptions {
 ///     out_t = y_t silu(z_t)              (if z)
 ///
 /// @param u, delta  {B, L, D}; rows may have gaps (slices)
-/// @param A         {D, N}
+/// @param A         {D, N}, complex64 for complex states
 /// @param B, C      {B, L, N}, {B, L, G, N} with D % G == 0, or constant {D, N}
 /// @return {B, L, D} of u's dtype (float32 or float64)
 ///
@@ -50,6 +50,13 @@ struct ScanOptions {
 /// differ in rounding only.
 /// Throws `aspis::Error(kUsage)` on shapes or dtypes that do not fit. Gradients
 /// flow to every array, the states included.
+///
+/// With a complex64 A, states are complex64 and B and C may be (real ones are
+/// widened); y_t = 2 Re(sum_n C_{t,n} x_{t,n}) + D u_t, the conjugate half of the
+/// states being implied (operators of Mamba-1's CUDA code, S4D). u, delta, z,
+/// D and the result stay real. The gradient of a complex array x + i y is dL/dx + i
+/// dL/dy, so that dL = Re(sum conj(g) d(x + i y)), which is PyTorch's convention. An
+/// angle dt Im A keeps the digits that float32 has of it.
 mx::array selective_scan(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
                          const mx::array& C, const ScanOptions& options = {}, mx::StreamOrDevice s = {});
 

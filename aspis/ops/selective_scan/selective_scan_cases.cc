@@ -3,6 +3,7 @@
 #include "aspis/ops/selective_scan/cases.h"
 #include "aspis/ops/selective_scan/composed.h"
 #include "aspis/ops/selective_scan/kernel/reference.h"
+#include "aspis/ops/selective_scan/pairs.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 
 namespace aspis {
@@ -37,6 +38,9 @@ std::vector<int32_t> ids_of(const ScanCase& c) {
   return ids;
 }
 
+// Values of a state: two a number for complex ones.
+int values_of(const ScanCase& c) { return has(c, 'x') ? 2 * c.state : c.state; }
+
 // Place of each optional input among the inputs of a case, -1 if absent.
 struct Places {
   int D = -1, z = -1, bias = -1, initial = -1, order = -1;
@@ -45,15 +49,15 @@ struct Places {
 std::vector<harness::TensorSpec> inputs_of(const ScanCase& c, Places& at) {
   const std::vector<int> rows = {c.batch, c.length, c.channels};
   const auto matrix = [&](char constant) {
-    return has(c, constant) ? std::vector<int>{c.channels, c.state} : std::vector<int>{c.batch, c.length, c.groups, c.state};
+    return has(c, constant) ? std::vector<int>{c.channels, values_of(c)}
+                            : std::vector<int>{c.batch, c.length, c.groups, values_of(c)};
   };
   // Ranges of the upstream test: A = -U(0.1, 1), steps of 0.05 to 0.5.
-  std::vector<harness::TensorSpec> in = {
-      {"u", rows},
-      {"delta", rows, has(c, 's') ? Fill::normal(1) : Fill::uniform(0.05, 0.5)},
-      {"A", {c.channels, c.state}, Fill::uniform(-1, -0.1)},
-      {"B", matrix('B')},
-      {"C", matrix('C')}};
+  std::vector<harness::TensorSpec> in = {{"u", rows},
+                                         {"delta", rows, has(c, 's') ? Fill::normal(1) : Fill::uniform(0.05, 0.5)},
+                                         {"A", {c.channels, values_of(c)}, Fill::uniform(-1, -0.1)},
+                                         {"B", matrix('B')},
+                                         {"C", matrix('C')}};
   const auto add = [&](char option, int& place, harness::TensorSpec spec) {
     if (!has(c, option)) return;
     place = static_cast<int>(in.size());
@@ -62,19 +66,20 @@ std::vector<harness::TensorSpec> inputs_of(const ScanCase& c, Places& at) {
   add('D', at.D, {"D", {c.channels}});
   add('z', at.z, {"z", rows});
   add('b', at.bias, {"delta_bias", {c.channels}, Fill::uniform(-0.5, 0.5)});
-  add('i', at.initial, {"initial_state", {states_of(c), c.channels, c.state}});
+  add('i', at.initial, {"initial_state", {states_of(c), c.channels, values_of(c)}});
   add('o', at.order, {"order", {c.length}, Fill::permutation(), false});
   return in;
 }
 
 Tensors reference(const ScanCase& c, const Places& at, const Tensors& in) {
   kernel::ScanParams<double> p;
-  p.shape = {c.batch, c.length, c.channels, c.state, c.groups};
+  p.shape = {c.batch, c.length, c.channels, values_of(c), c.groups};
+  p.pairs = has(c, 'x');
   p.softplus = has(c, 's'), p.reverse = has(c, 'r');
   const int64_t token = c.channels, batch = int64_t{c.length} * c.channels;
   const auto rows = [&](int i) { return kernel::ScanRows<const double>{in[i].data.data(), batch, token}; };
   const auto matrix = [&](int i, bool constant) {
-    const int64_t g = c.state, t = g * c.groups;
+    const int64_t g = values_of(c), t = g * c.groups;
     return kernel::ScanMatrix<const double>{in[i].data.data(), constant, t * c.length, t, g};
   };
   p.u = rows(0), p.delta = rows(1), p.A = in[2].data.data();
@@ -89,8 +94,8 @@ Tensors reference(const ScanCase& c, const Places& at, const Tensors& in) {
     p.order = order.data();
   }
   Tensor out{in[0].shape, std::vector<double>(in[0].data.size())};
-  const int64_t state = int64_t{c.channels} * c.state;
-  Tensor last{{states_of(c), c.channels, c.state}, std::vector<double>(states_of(c) * state)};
+  const int64_t state = int64_t{c.channels} * values_of(c);
+  Tensor last{{states_of(c), c.channels, values_of(c)}, std::vector<double>(states_of(c) * state)};
   p.out = {out.data.data(), batch, token};
   p.last_state = last.data.data();
   if (!has(c, 'p') && !has(c, 'q')) {
@@ -145,6 +150,13 @@ void set_costs(const ScanCase& c, harness::OpCase& plain) {
   const double BC = double(c.batch) * c.length * c.groups * c.state;
   const double per_row = (has(c, 's') ? 2 : 0) + (has(c, 'z') ? 1 : 0);
   const double reads = has(c, 'z') ? 3 : 2;
+  if (has(c, 'x')) {
+    // dt A 2; the product a x + b 10; 2 Re(C x) 4; a = an exponential, a sine and a cosine.
+    plain.forward = {16 * states + 12 * rows, 3 * states + per_row * rows, 4 * ((reads + 1) * rows + 4 * BC)};
+    plain.backward = {56 * states + 25 * rows, 3 * states + per_row * rows,
+                      4 * ((2 * reads + 1) * rows + 8 * BC + states / 4)};
+    return;
+  }
   plain.forward = {6 * states + 12 * rows, states + per_row * rows, 4 * ((reads + 1) * rows + 2 * BC)};
   plain.backward = {19 * states + 25 * rows, states + per_row * rows, 4 * ((2 * reads + 1) * rows + 4 * BC + states / 8)};
 }
@@ -167,17 +179,20 @@ harness::OpEntry selective_scan_entry() {
               // Sums over D, L and B of terms of both signs: the error of a sum
               // can exceed that of its terms relative to its largest element.
               plain.tolerance.gradient = 3e-5;
-              instances.push_back({plain,
-                                   [c, at](const harness::Arrays& in) {
-                                     auto [out, last] = selective_scan_with_state(in[0], in[1], in[2], in[3], in[4],
-                                                                                  options_of(c, at, in));
-                                     return harness::Arrays{out, last};
-                                   },
-                                   [c, at](const harness::Arrays& in) {
-                                     auto [out, last] = selective_scan_composed(in[0], in[1], in[2], in[3], in[4],
-                                                                                options_of(c, at, in));
-                                     return harness::Arrays{out, last};
-                                   }});
+              instances.push_back(
+                  {plain,
+                   [c, at](const harness::Arrays& in) {
+                     const auto scan = has(c, 'x') ? selective_scan_pairs : selective_scan_with_state;
+                     auto [out, last] =
+                         scan(in[0], in[1], in[2], in[3], in[4], options_of(c, at, in), mx::StreamOrDevice{});
+                     return harness::Arrays{out, last};
+                   },
+                   [c, at](const harness::Arrays& in) {
+                     const auto scan = has(c, 'x') ? selective_scan_pairs_composed : selective_scan_composed;
+                     auto [out, last] =
+                         scan(in[0], in[1], in[2], in[3], in[4], options_of(c, at, in), mx::StreamOrDevice{});
+                     return harness::Arrays{out, last};
+                   }});
             }
             return instances;
           }};

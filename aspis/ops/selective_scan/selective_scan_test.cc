@@ -9,9 +9,11 @@
 
 #include "aspis/base/error.h"
 #include "aspis/ops/harness/harness_doctest.h"
+#include "aspis/ops/selective_scan/pairs.h"
 #include "aspis/ops/selective_scan/selective_scan_cases.h"
 
 using namespace aspis;
+using harness::Arrays;
 
 namespace {
 
@@ -220,6 +222,95 @@ TEST_CASE("selective_scan refuses what does not fit with one sentence") {
   CHECK(begins(row_message({0, 4}), "[selective_scan] cu_seqlens must end at the number of tokens, 6; got 4"));
   CHECK(begins(row_message({1, 6}), "[selective_scan] cu_seqlens must start with 0"));
   CHECK(begins(row_message({0, 6}, true), "[selective_scan] only one of cu_seqlens and seq_idx may be given; got both"));
+}
+
+TEST_CASE("complex64 A, B, C and states: values, steps, and gradients by both parts") {
+  const Problem p = make_problem(2, 9, 7, 3);
+  const auto complex = [](const mx::array& re, const mx::array& im) {
+    return mx::add(re, mx::multiply(im, mx::array(mx::complex64_t{0, 1}, mx::complex64)));
+  };
+  const auto A = complex(p.A, normal({7, 3}, 21, 3)), B = complex(p.B, normal({2, 9, 3}, 22)),
+             C = complex(p.C, normal({2, 9, 3}, 23)), state = complex(normal({2, 7, 3}, 24), normal({2, 7, 3}, 25));
+  ScanOptions o = p.options;
+  o.initial_state = state;
+  const auto [out, last] = selective_scan_with_state(p.u, p.delta, A, B, C, o);
+  CHECK(out.dtype() == mx::float32);
+  CHECK(last.dtype() == mx::complex64);
+  REQUIRE(last.shape() == mx::Shape{2, 7, 3});
+  ScanOptions in_pairs = o;
+  in_pairs.initial_state = pairs_of(state);
+  const auto [want, want_last] =
+      selective_scan_pairs_composed(p.u, p.delta, pairs_of(A), mx::expand_dims(pairs_of(B), 2),
+                                    mx::expand_dims(pairs_of(C), 2), in_pairs);
+  CHECK(near(out, want, 5e-6));
+  CHECK(near(pairs_of(last), want_last, 5e-6));
+
+  mx::array now = state;
+  for (int t = 0; t < 9; t++) {
+    ScanOptions one = p.options;
+    one.z = token(*p.options.z, t);
+    auto [y, next] = selective_scan_step(now, token(p.u, t), token(p.delta, t), A, token(B, t), token(C, t), one);
+    CHECK(near(y, token(out, t), 5e-6));
+    now = next;
+  }
+  CHECK(near(pairs_of(now), pairs_of(last), 5e-6));
+
+  // A real C is a complex one without imaginary parts, and has a real gradient.
+  const auto as_real = selective_scan(p.u, p.delta, A, B, p.C, o);
+  CHECK(near(as_real, selective_scan(p.u, p.delta, A, B, mx::astype(p.C, mx::complex64), o), 0));
+
+  // dL = Re(sum conj(g) dA): the gradient by the parts is the real and the imaginary part of g.
+  const auto weight = normal({2, 9, 7}, 26), last_weight = complex(normal({2, 7, 3}, 27), normal({2, 7, 3}, 28));
+  const auto gradients = [&](bool parts) {
+    auto [values, grads] = mx::vjp(
+        [&](const Arrays& in) {
+          ScanOptions with_state = p.options;
+          with_state.initial_state = parts ? numbers_of(in[3]) : in[3];
+          const auto number = [&](int i) { return parts ? numbers_of(in[i]) : in[i]; };
+          auto [y, end] = selective_scan_with_state(p.u, p.delta, number(0), number(1), number(2), with_state);
+          return Arrays{y, end};
+        },
+        parts ? Arrays{pairs_of(A), pairs_of(B), pairs_of(C), pairs_of(state)} : Arrays{A, B, C, state},
+        {weight, last_weight});
+    return grads;
+  };
+  const auto by_numbers = gradients(false), by_parts = gradients(true);
+  for (size_t i = 0; i < by_parts.size(); i++) {
+    CAPTURE(i);
+    CHECK(by_numbers[i].dtype() == mx::complex64);
+    CHECK(near(pairs_of(by_numbers[i]), by_parts[i], 0));
+  }
+  // The engine's own complex operations follow the same convention: A from real parameters.
+  const auto imaginary = normal({7, 3}, 21, 3);
+  auto [values, from_parameters] = mx::vjp(
+      [&](const Arrays& in) {
+        auto [y, end] = selective_scan_with_state(p.u, p.delta, complex(in[0], in[1]), B, C, o);
+        return Arrays{y, end};
+      },
+      {p.A, imaginary}, {weight, last_weight});
+  CHECK(near(from_parameters[0], mx::real(by_numbers[0]), 1e-6));
+  CHECK(near(from_parameters[1], mx::imag(by_numbers[0]), 1e-6));
+
+  const auto message = [&](const mx::array& a, const mx::array& b, const mx::array& u, const std::optional<mx::array>& initial) {
+    ScanOptions bad = p.options;
+    bad.initial_state = initial;
+    try {
+      selective_scan(u, p.delta, a, b, p.C, bad);
+    } catch (const Error& e) {
+      CHECK(e.kind() == ErrorKind::kUsage);
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(message(p.A, B, p.u, std::nullopt) ==
+        "[selective_scan] complex B, C or states need a complex64 A; got float32 A");
+  CHECK(message(A, B, mx::astype(p.u, mx::float64, mx::Device::cpu), std::nullopt).find("no wider complex type") !=
+        std::string::npos);
+  CHECK(message(A, mx::astype(mx::zeros({2, 9, 3}), mx::int32), p.u, std::nullopt) ==
+        "[selective_scan] B must be a floating-point or complex64 array; got int32");
+  CHECK(message(A, tokens(B, 0, 5), p.u, std::nullopt).find("got {2, 5, 3}") != std::string::npos);
+  CHECK(message(A, B, p.u, normal({2, 7, 6}, 3)) ==
+        "[selective_scan] initial_state must have shape {.., D, N} with N = 3; got {2, 7, 6}");
 }
 
 TEST_CASE("golden vector of the specification") {

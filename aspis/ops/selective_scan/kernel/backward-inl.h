@@ -204,6 +204,11 @@ HWY_INLINE void backward_states(const DecayExp<D>& exp, const TimeBlock<T>& time
   }
 }
 
+// The same for complex numbers, in pairs-inl.h.
+template <bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
+void backward_pairs(const DecayExp<D>& exp, const TimeBlock<T>& time, int64_t values,
+                    const BackwardBlock<T>& block, const LaneSums<T>& sums);
+
 template <class D, class T = hn::TFromD<D>>
 HWY_INLINE void backward_prologue(D d, const ScanVjpParams<T>& q, int64_t b, const TimeBlock<T>& time,
                                   const TimeBlock<T>& next, const BackwardBlock<T>& block) {
@@ -349,18 +354,18 @@ class BackwardUnit {
     std::fill(dA_, dA_ + all, T(0));
     std::fill(dD_, dD_ + unit_.count * kPanel, T(0));
     std::fill(dbias_, dbias_ + unit_.count * kPanel, T(0));
-    load_matrix_panels(s_, unit_, p.A, true, A_);
+    load_decay_panels(p, unit_, A_);
     const int64_t row = p.plan->runs[p.plan->parts[part]].row;
     const int64_t rows = (row * s_.groups * scan_units_per_group(s_) + index) * s_.length * s_.state;
     if (p.B.constant) {
-      load_matrix_panels(s_, unit_, p.B.data, false, B_);
+      load_matrix_panels(s_, unit_, p.B.data, B_);
       dB_ = sums.dB + first_panel * size;
       std::fill(dB_, dB_ + all, T(0));
     } else {
       dB_ = sums.dB + rows;
     }
     if (p.C.constant) {
-      load_matrix_panels(s_, unit_, p.C.data, false, C_);
+      load_matrix_panels(s_, unit_, p.C.data, C_);
       dC_ = sums.dC + first_panel * size;
       std::fill(dC_, dC_ + all, T(0));
     } else {
@@ -404,7 +409,7 @@ class BackwardUnit {
       const T* from = walk_.starts + (number * s_.panels() + unit_.panel(s_, 0)) * s_.panel_size();
       std::copy(from, from + size, m_);
     } else if (q_.dlast_state && run.last >= 0) {
-      load_matrix_panels(s_, unit_, q_.dlast_state + run.last * s_.channels * s_.state, false, m_);
+      load_matrix_panels(s_, unit_, q_.dlast_state + run.last * s_.channels * s_.state, m_);
     } else {
       std::fill(m_, m_ + size, T(0));
     }
@@ -484,7 +489,20 @@ class BackwardUnit {
     const ScanParams<T>& p = q_.in;
     const bool gate = static_cast<bool>(p.z);
     const int64_t N = s_.state;
-    if (HWY_LIKELY(!p.B.constant && !p.C.constant)) {
+    if (HWY_UNLIKELY(p.pairs)) {
+      for (int k = 0; k < kBlocks; k++) {
+        if (!p.B.constant && !p.C.constant) {
+          backward_pairs<false, false, D>(exp_, time, N, blocks[k], lanes_);
+        } else if (!p.B.constant) {
+          backward_pairs<false, true, D>(exp_, time, N, blocks[k], lanes_);
+        } else if (!p.C.constant) {
+          backward_pairs<true, false, D>(exp_, time, N, blocks[k], lanes_);
+        } else {
+          backward_pairs<true, true, D>(exp_, time, N, blocks[k], lanes_);
+        }
+        lanes_.fresh = false;
+      }
+    } else if (HWY_LIKELY(!p.B.constant && !p.C.constant)) {
       backward_states<kBlocks, false, false, D>(exp_, time, N, gate, blocks, lanes_);
     } else {
       for (int k = 0; k < kBlocks; k++) {
@@ -527,8 +545,8 @@ class AdjointUnit {
       : q_(q), walk_(walk), s_(q.in.shape), unit_(unit_of(s_, index)) {
     const int64_t all = unit_.count * s_.panel_size();
     A_ = scratch, lambda_ = A_ + all, C_ = lambda_ + all;
-    load_matrix_panels(s_, unit_, q.in.A, true, A_);
-    if (q.in.C.constant) load_matrix_panels(s_, unit_, q.in.C.data, false, C_);
+    load_decay_panels(q.in, unit_, A_);
+    if (q.in.C.constant) load_matrix_panels(s_, unit_, q.in.C.data, C_);
   }
 
   void run(const ScanRun& run, int64_t number) {

@@ -209,16 +209,23 @@ HWY_INLINE Unit unit_of(const ScanShape& s, int64_t index) {
   return {group, begin, end - begin};
 }
 
-// Panels of A (clamped) and of a constant B or C for a unit.
+// Panels of a constant B or C, or of states, for a unit.
 template <typename T>
-void load_matrix_panels(const ScanShape& s, const Unit& unit, const T* rows, bool is_decay, T* panels) {
+void load_matrix_panels(const ScanShape& s, const Unit& unit, const T* rows, T* panels) {
   const int64_t N = s.state, size = s.panel_size();
   for (int64_t i = 0; i < unit.count; i++) {
     T* panel = panels + i * size;
     to_panel(rows + unit.channel(s, i) * N, unit.channels(s, i), N, panel);
-    if (is_decay) {
-      for (int64_t k = 0; k < size; k++) panel[k] = clamp_decay(panel[k]);
-    }
+  }
+}
+
+// Panels of A, clamped for DecayExp; of complex numbers the real parts alone.
+template <typename T>
+void load_decay_panels(const ScanParams<T>& p, const Unit& unit, T* panels) {
+  load_matrix_panels(p.shape, unit, p.A, panels);
+  const int64_t rows = unit.count * p.shape.state;
+  for (int64_t n = 0; n < rows; n += p.pairs ? 2 : 1) {
+    for (int64_t c = 0; c < kPanel; c++) panels[n * kPanel + c] = clamp_decay(panels[n * kPanel + c]);
   }
 }
 

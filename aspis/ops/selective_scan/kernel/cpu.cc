@@ -1,6 +1,7 @@
 #include "aspis/ops/selective_scan/kernel/cpu.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <memory>
@@ -16,11 +17,15 @@
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
+// In the order in which they build on each other.
+// clang-format off
 #include "aspis/ops/selective_scan/kernel/common-inl.h"
 #include "aspis/ops/selective_scan/kernel/pointwise-inl.h"
 #include "aspis/ops/selective_scan/kernel/forward-inl.h"
 #include "aspis/ops/selective_scan/kernel/backward-inl.h"
+#include "aspis/ops/selective_scan/kernel/pairs-inl.h"
 #include "aspis/ops/selective_scan/kernel/step-inl.h"
+// clang-format on
 
 #if HWY_ONCE
 namespace aspis::kernel {
@@ -145,7 +150,8 @@ void pass_on(const ScanParams<T>& p, const T* sums, const T* from, const T* end,
         const int64_t at = panel * s.panel_size() + n * kScanPanel + c;
         const T A = c < channels ? p.A[(channel + c) * s.state + n] : T(0);
         const T step = sums[panel * kScanPanel + c] * Functions<T>::kStepScale;
-        to[at] = std::exp(step * A) * from[at] + end[at];
+        // A state of zero stays zero, however much it would grow.
+        to[at] = from[at] == T(0) && !std::isnan(step * A) ? end[at] : std::exp(step * A) * from[at] + end[at];
       }
     }
   }

@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <complex>
 #include <cstring>
+#include <limits>
 
 #include "aspis/base/parallel.h"
 #include "aspis/ops/selective_scan/kernel/test_problem.h"
@@ -196,6 +198,116 @@ TEST_CASE("the time-parallel form is chosen from the shape and the cores of the 
   CHECK(scan_chunks({1, 512, 16, 16, 1}, 64) == 1);  // too short
   CHECK(scan_chunks({8, 65536, 1536, 16, 1}, 64) == 1);
   CHECK(chained_plan({2, 100, 16, 4, 1}, 3).runs.size() == 6);
+}
+
+TEST_CASE("complex A, B and C: forward, gradients and threads against the oracle, packed ones too") {
+  const Restore restore;
+  uint64_t index = 2000;
+  for (const int64_t N : {1, 2, 3, 8, 17, 256}) {
+    for (const int64_t L : {1, 2, 15, 17, 33}) {
+      Options o = sample_options(index++, 2 * N, L);
+      if (N == 256) o.shape.channels = 18, o.shape.groups = 2;
+      o.pairs = true;
+      if (index % 3 == 0) {
+        o.order = false, o.shape.batch = 1;
+        o.bounds = {0, 0, static_cast<int32_t>(L / 2), static_cast<int32_t>(L)};
+      }
+      const Values values(o, index);
+      const Results want = run_oracle(values);
+      for (const auto& isa : supported_isas()) {
+        force_isa(isa);
+        CAPTURE(isa);
+        CAPTURE(describe(o));
+        // A step turns by up to 10 radians, of which float keeps 5e-7.
+        check_against<float>(want, values, index % 2 == 0, 5e-6, 2e-5);
+        check_against<double>(want, values, index % 2 == 0, 1e-12, 1e-10);
+      }
+    }
+  }
+  force_isa("");
+  Options o = everything({3, 37, 200, 6, 2});
+  o.pairs = true;
+  const Values values(o, 13);
+  Results first;
+  for (const int threads : {1, 2, 3, 7}) {
+    set_num_threads(threads);
+    Problem<float> problem(values);
+    const Results r = run_kernel(problem);
+    if (threads == 1) first = r;
+    CHECK_MESSAGE(same_bits(r, first), threads, " threads");
+  }
+}
+
+// With a constant B of one token: x_t = a^t B, which also tells a turn from its opposite.
+TEST_CASE("complex decay: known values, far angles, NaN and infinity") {
+  const Restore restore;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    Options o;
+    o.shape = {1, 1, 9, 2, 1};
+    o.initial = o.pairs = true;
+    Values v(o, 1);
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    v.u.assign(9, 0), v.B.assign(2, 0), v.C = {0.5, -0.5}, v.delta.assign(9, 1);
+    v.A = {-1, 2, 0, 20000.5, 0, 1e30, -kInfinity, 1, -1, kInfinity, -1, NAN, NAN, 1, 0, 0, -200, 3};
+    for (int i = 0; i < 9; i++) v.initial[2 * i] = 1, v.initial[2 * i + 1] = 0.25;
+    Problem<float> problem(v);
+    scan(problem.forward_params());
+    const auto y = problem.out.values(), x = problem.last.values();
+    // y = 2 Re((1 - i) / 2 a x) is the sum of the two parts of a x.
+    const auto expected = [](double re, double im) {
+      const auto a = std::exp(std::complex<double>(re, im)) * std::complex<double>(1, 0.25);
+      return a.real() + a.imag();
+    };
+    CHECK(y[0] == doctest::Approx(expected(-1, 2)).epsilon(1e-6));
+    CHECK(y[1] == doctest::Approx(expected(0, 20000.5)).epsilon(3e-3));  // the angle itself is known to 1e-3
+    CHECK(std::hypot(x[4], x[5]) == doctest::Approx(std::hypot(1, 0.25)).epsilon(1e-6));
+    CHECK(std::abs(y[3]) < 1e-37);
+    for (const int nan : {4, 5, 6}) CHECK(std::isnan(y[nan]));
+    CHECK(y[7] == 1.25);
+    CHECK(std::abs(y[8]) < 1e-37);
+  }
+}
+
+TEST_CASE("complex steps match their definition") {
+  const Restore restore;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const int64_t N : {1, 3, 8, 17}) {
+      for (const int64_t D : {1, 7, 150}) {
+        CAPTURE(isa);
+        CAPTURE(N);
+        CAPTURE(D);
+        Options o = everything({3, 1, D, 2 * N, 1});
+        o.pairs = true;
+        o.constant_B = N % 2 == 0, o.constant_C = D % 2 == 0;
+        const Values v(o, 33);
+        const auto run = [&](auto tag, auto step) {
+          using T = decltype(tag);
+          Problem<T> p(v);
+          ScanStepParams<T> s;
+          s.batch = 3, s.channels = D, s.state_size = 2 * N, s.softplus = s.pairs = true;
+          s.constant_B = o.constant_B, s.constant_C = o.constant_C;
+          std::vector<T> delta;
+          for (const double x : p.delta.values()) delta.push_back(static_cast<T>(x));
+          s.state = p.initial.get(), s.u = p.u.get(), s.delta = delta.data(), s.z = p.z.get(), s.A = p.A.get();
+          s.B = p.B.get(), s.C = p.C.get(), s.D = p.D.get(), s.delta_bias = p.bias.get();
+          s.out = p.out.get(), s.next_state = p.last.get();
+          step(s);
+          CHECK(p.gaps_untouched());
+          return p.forward_results();
+        };
+        const Results want = run(double{}, [](auto& s) { scan_step_reference(s); });
+        const Results single = run(float{}, [](auto& s) { scan_step(s); });
+        const Results exact = run(double{}, [](auto& s) { scan_step(s); });
+        for (int k = 0; k < 2; k++) {
+          CHECK(error(single[k].values, want[k].values) < 5e-6);
+          CHECK(error(exact[k].values, want[k].values) < 1e-13);
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("scan kernel handles the largest state and sizes 5, 6 and 20") {

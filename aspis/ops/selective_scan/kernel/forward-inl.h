@@ -95,6 +95,11 @@ HWY_INLINE void forward_states(const DecayExp<D>& exp, const TimeBlock<T>& time,
   }
 }
 
+// The same for complex numbers, in pairs-inl.h.
+template <bool kConstB, bool kConstC, class D, class T = hn::TFromD<D>>
+void forward_pairs(const DecayExp<D>& exp, const TimeBlock<T>& time, int64_t values, const T* A, T* state,
+                   const T* B_panel, const T* C_panel, ForwardRows<T>* rows);
+
 // A line that will be written whole still has to be owned first.
 template <typename T>
 HWY_INLINE void prefetch_for_writing(const T* p) {
@@ -170,9 +175,9 @@ class ForwardUnit {
       : p_(p), walk_(walk), s_(p.shape), unit_(unit_of(s_, index)) {
     const int64_t all = unit_.count * s_.panel_size();
     A_ = scratch, state_ = A_ + all, B_ = state_ + all, C_ = B_ + all;
-    load_matrix_panels(s_, unit_, p.A, true, A_);
-    if (p.B.constant) load_matrix_panels(s_, unit_, p.B.data, false, B_);
-    if (p.C.constant) load_matrix_panels(s_, unit_, p.C.data, false, C_);
+    load_decay_panels(p, unit_, A_);
+    if (p.B.constant) load_matrix_panels(s_, unit_, p.B.data, B_);
+    if (p.C.constant) load_matrix_panels(s_, unit_, p.C.data, C_);
   }
 
   void run(int64_t part) {
@@ -208,7 +213,7 @@ class ForwardUnit {
       const T* from = walk_.starts + (number * s_.panels() + unit_.panel(s_, 0)) * s_.panel_size();
       std::copy(from, from + size, state_);
     } else if (p_.initial_state && run.initial >= 0 && !walk_.ends) {
-      load_matrix_panels(s_, unit_, p_.initial_state + run.initial * s_.channels * s_.state, false, state_);
+      load_matrix_panels(s_, unit_, p_.initial_state + run.initial * s_.channels * s_.state, state_);
     } else {
       std::fill(state_, state_ + size, T(0));
     }
@@ -242,8 +247,12 @@ class ForwardUnit {
         forward_prologue(d_, p_, b, time, next, channel, valid, &rows_);
         if (walk_.step_sums) add_steps(time, sums(number) + i * kPanel + c);
         const auto states = [&](auto const_b, auto const_c) HWY_ATTR {
-          forward_states<decltype(const_b)::value, decltype(const_c)::value, D>(
-              exp_, time, N, A_ + at, state_ + at, B_ + at, C_ + at, &rows_);
+          constexpr bool kConstB = decltype(const_b)::value, kConstC = decltype(const_c)::value;
+          if (HWY_UNLIKELY(p_.pairs)) {
+            forward_pairs<kConstB, kConstC, D>(exp_, time, N, A_ + at, state_ + at, B_ + at, C_ + at, &rows_);
+          } else {
+            forward_states<kConstB, kConstC, D>(exp_, time, N, A_ + at, state_ + at, B_ + at, C_ + at, &rows_);
+          }
         };
         if (HWY_LIKELY(!p_.B.constant && !p_.C.constant)) {
           states(std::false_type(), std::false_type());

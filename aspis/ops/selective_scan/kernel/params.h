@@ -13,7 +13,7 @@ inline constexpr int64_t kScanPanel = 16;
 /// Tokens between two checkpoints, and of one time block.
 inline constexpr int64_t kScanSegment = 16;
 
-/// Largest state size.
+/// Largest state size, in numbers.
 inline constexpr int64_t kScanMaxState = 256;
 
 /// B batch, L length, D channels, N state, G groups of B and C (D % G == 0).
@@ -58,6 +58,10 @@ struct ScanParams {
   ScanShape shape;
   const ScanPlan* plan = nullptr;  ///< how tokens form sequences; null: every row is one
   bool softplus = false;           ///< dt = softplus(delta + bias)
+  /// A, B, C and all states are complex: shape.state counts values, the real and the
+  /// imaginary part of each number side by side, and y = 2 Re(sum C x). Gradients are those
+  /// by the two parts. Not in chained plans.
+  bool pairs = false;
   bool reverse = false;            ///< visit the tokens of a sequence from last to first
   const int32_t* order = nullptr;  ///< null or {L}: step t visits token order[t] (order[L - 1 - t] if reverse)
 
@@ -98,6 +102,7 @@ template <typename T>
 struct ScanStepParams {
   int64_t batch = 0, channels = 0, state_size = 0, groups = 1;
   bool softplus = false;
+  bool pairs = false;  ///< as in ScanParams
   const T* state = nullptr;
   const T *u = nullptr, *delta = nullptr, *z = nullptr;  ///< z may be null
   const T* A = nullptr;

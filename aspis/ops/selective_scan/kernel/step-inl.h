@@ -33,6 +33,25 @@ HWY_INLINE void step_block(D d, const ScanStepParams<T>& p, int64_t b, int64_t f
     const T* C = p.constant_C ? p.C + channel * N : p.C + shared;
     const auto step_c = hn::Set(d, step[c]), dtu_c = hn::Set(d, dtu[c]);
     auto sum = hn::Zero(d);
+    if (HWY_UNLIKELY(p.pairs)) {
+      // Real and imaginary parts alternate in the lanes.
+      for (int64_t n = 0; n < N; n += kLanes) {
+        const int64_t valid = N - n;
+        const auto A_n = load_channels(d, A + n, valid), state = load_channels(d, p.state + at + n, valid);
+        auto re = hn::DupEven(A_n);
+        re = simd::ClampHigh(d, simd::ClampLow(d, re, T(-1e15)), T(1e15));
+        hn::Vec<D> a, ai;
+        pair_decay(exp, step_c, re, hn::DupOdd(A_n), a, ai);
+        const auto moved = hn::MulAdd(a, state, hn::Mul(dtu_c, load_channels(d, B + n, valid)));
+        const auto turned = hn::Mul(ai, hn::Reverse2(d, state));  // of (imaginary, real)
+        const auto x = hn::OddEven(hn::Add(moved, turned), hn::Sub(moved, turned));
+        store_channels(x, d, p.next_state + at + n, valid);
+        const auto product = hn::Mul(x, load_channels(d, C + n, valid));
+        sum = hn::OddEven(hn::Sub(sum, product), hn::Add(sum, product));
+      }
+      y[c] = 2 * simd::LaneSum(d, sum);
+      continue;
+    }
     for (int64_t n = 0; n < N; n += kLanes) {
       const int64_t valid = N - n;
       auto a = load_channels(d, A + n, valid);

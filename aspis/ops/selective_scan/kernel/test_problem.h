@@ -20,6 +20,7 @@ struct Options {
   ScanShape shape;
   bool softplus = false, bias = false, skip = false, gate = false, initial = false, last = false;
   bool reverse = false, order = false, constant_B = false, constant_C = false;
+  bool pairs = false;           ///< complex; shape.state is even then
   std::vector<int32_t> bounds;  ///< cu_seqlens, for a batch of one
   std::vector<int32_t> ids;     ///< seq_idx {B, L}
   int64_t chunks = 1;           ///< of the time-parallel form
@@ -55,6 +56,11 @@ struct Values {
     delta = o.softplus ? random_values(seed, "delta", b * l * d, -4, 1) : random_values(seed, "delta", b * l * d, o.lo, o.hi);
     if (o.gate) z = random_values(seed, "z", b * l * d, -3, 3);
     A = random_values(seed, "A", d * n, -4, -0.02);
+    if (o.pairs) {
+      // Imaginary parts of both signs, some beyond a turn a step.
+      const auto turns = random_values(seed, "turns", d * n / 2, -6, 6);
+      for (int64_t i = 0; i < d * n / 2; i++) A[2 * i + 1] = turns[i];
+    }
     B = random_values(seed, "B", o.constant_B ? d * n : b * l * g * n, -1, 1);
     C = random_values(seed, "C", o.constant_C ? d * n : b * l * g * n, -1, 1);
     if (o.skip) D = random_values(seed, "D", d, -1, 1);
@@ -162,6 +168,7 @@ struct Problem {
     p.shape = o.shape;
     p.plan = &plan;
     p.softplus = o.softplus;
+    p.pairs = o.pairs;
     p.reverse = o.reverse;
     p.order = o.order ? order.data() : nullptr;
     p.u = const_rows(u), p.delta = const_rows(delta), p.z = const_rows(z);
