@@ -189,6 +189,32 @@ TEST_CASE("the time-parallel form gives what one walk gives, for any number of c
   }
 }
 
+TEST_CASE(
+    "the time-parallel form keeps a state of zero where the growth of a chunk overflows, and passes a NaN on") {
+  const Restore restore;
+  Options o = everything({1, 150, 19, 5, 1});
+  o.softplus = o.bias = false;
+  o.chunks = 4;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    Values still(o, 9);
+    std::fill(still.A.begin(), still.A.end(), 50);
+    std::fill(still.u.begin(), still.u.end(), 0), std::fill(still.initial.begin(), still.initial.end(), 0);
+    Problem<float> zero(still);
+    scan(zero.forward_params());
+    for (const double x : zero.out.values()) CHECK(x == 0);
+    Values v(o, 10);
+    v.delta[20 * 19 + 3] = NAN;  // token 20, channel 3
+    Problem<float> problem(v);
+    scan(problem.forward_params());
+    const auto out = problem.out.values();
+    for (int64_t i = 0; i < 150 * 19; i++) {
+      if (std::isnan(out[i]) != (i / 19 >= 20 && i % 19 == 3)) FAIL_CHECK("out at " << i / 19 << "," << i % 19);
+    }
+  }
+}
+
 TEST_CASE("the time-parallel form is chosen from the shape and the cores of the machine") {
   CHECK(scan_chunks({1, 65536, 96, 16, 1}, 2) == 1);  // two tasks keep two cores busy
   CHECK(scan_chunks({1, 65536, 96, 16, 1}, 7) == 7);
