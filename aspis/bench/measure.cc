@@ -11,6 +11,8 @@
 #include "aspis/models/image_model.h"
 #include "aspis/nn/attention.h"
 #include "aspis/nn/drop_path.h"
+#include "aspis/nn/mamba2_block.h"
+#include "aspis/nn/mamba3_block.h"
 #include "aspis/nn/mamba_block.h"
 #include "aspis/ops/common/primitive.h"
 #include "aspis/ops/cross_entropy/cross_entropy.h"
@@ -71,6 +73,16 @@ const std::vector<BlockEntry>& block_registry() {
                               std::make_unique<MultiDirectionalMambaBlock>(mamba(64, 8), 2, std::vector<int64_t>{7, 7},
                                                                            ScanOrder{}, init),
                               {128, 49, 64}, "N8 K2");
+       }},
+      {"mamba2_block", "Mamba-2 block, the sizes of mamba2-130m",
+       [init] { return block_subject("mamba2_block", std::make_unique<Mamba2Block>(Mamba2Config{}, init), {1, 2048, 768}, "N128"); }},
+      {"mamba3_block", "Mamba-3 block, SISO, of the same sizes",
+       [init] { return block_subject("mamba3_block", std::make_unique<Mamba3Block>(Mamba3Config{}, init), {1, 2048, 768}, "N128"); }},
+      {"mamba3_mimo_block", "Mamba-3 block, MIMO of rank 4",
+       [init] {
+         Mamba3Config c;
+         c.rank = 4;
+         return block_subject("mamba3_mimo_block", std::make_unique<Mamba3Block>(c, init), {1, 1024, 768}, "N128 R4");
        }},
       {"attention_block", "self-attention with its projections",
        [init] {

@@ -4,7 +4,7 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
-#include <cmath>
+#include <algorithm>
 #include <set>
 
 #include "aspis/base/error.h"
@@ -20,7 +20,8 @@ TEST_CASE("every block has three passes with a bound, and a name of its own") {
     CHECK(list_models(entry.name).empty());
     bench::Subject s = entry.make();
     CHECK(s.name == entry.name);
-    s.input = mx::slice(s.input, {0, 0, 0}, {2, s.input.shape(1), s.input.shape(2)});  // a small batch is enough here
+    // A part of the input is enough here.
+    s.input = mx::slice(s.input, {0, 0, 0}, {std::min(2, s.input.shape(0)), 49, s.input.shape(2)});
     const auto m = bench::measure_subject(s, {}, 0.001);
     for (const bench::Pass* p : {&m.forward, &m.both, &m.step}) {
       CHECK(p->time.median > 0);
@@ -31,7 +32,7 @@ TEST_CASE("every block has three passes with a bound, and a name of its own") {
     CHECK(m.both.bound > m.forward.bound);
     CHECK(m.kind == "block");
   }
-  CHECK(names.size() >= 5);
+  CHECK(names.size() >= 8);
 }
 
 TEST_CASE("a training step of a model changes its parameters and keeps them finite") {
