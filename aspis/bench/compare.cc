@@ -21,6 +21,7 @@ constexpr const char* kPasses[] = {"forward", "both", "step"};
 struct Row {
   std::string kind, name, case_name, dtype, isa, cpu;
   int64_t threads = 0;
+  double fma = 0;  ///< peak measured in that sitting; 0: not told
   struct Pass {
     double ms = 0, spread = 0, share = 0;
   };
@@ -64,6 +65,7 @@ std::map<std::string, Row> rows_of(std::string_view text, const std::string& whe
     r.isa = text_of(j, "isa", where);
     r.cpu = text_of(j, "cpu", where);
     r.threads = static_cast<int64_t>(number_of(j, "threads", where).value_or(0));
+    r.fma = number_of(j, "fma_gflops", where).value_or(0);
     for (int i = 0; i < 3; i++) {
       const std::string prefix = kPasses[i];
       const auto ms = number_of(j, prefix + "_ms", where);
@@ -140,9 +142,18 @@ Comparison compare_results(std::string_view old_text, const std::string& old_nam
       add(b, i, Cell(), shown(value(*b.passes[i])), Cell(), Cell(), "only new");
     }
   }
-  if (!old_order.empty() && !new_order.empty()) {
-    const std::string &x = before.at(old_order[0]).cpu, &y = after.at(new_order[0]).cpu;
-    if (x != y && !o.by_share) c.notes.push_back(fmt::format("the machines differ ({}; {}): --by share compares shares of the bound", x, y));
+  for (const auto& key : old_order) {
+    const auto found = after.find(key);
+    if (found == after.end() || o.by_share) continue;
+    const Row &x = before.at(key), &y = found->second;
+    if (x.cpu != y.cpu) {
+      c.notes.push_back(fmt::format("the machines differ ({}; {}): --by share compares shares of the bound", x.cpu, y.cpu));
+    } else if (x.fma > 0 && y.fma > 0 && std::max(x.fma / y.fma, y.fma / x.fma) > 1.15) {
+      c.notes.push_back(fmt::format("the machine was not equally free: {:.0f} and {:.0f} GFLOP/s of multiply-adds", x.fma, y.fma));
+    } else {
+      continue;
+    }
+    break;
   }
   return c;
 }

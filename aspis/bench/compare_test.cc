@@ -66,6 +66,17 @@ TEST_CASE("shares of the bound compare two machines; a smaller share is slower")
   CHECK(json::parse(c.table.render(report::TableFormat::kJson))[0]["ratio"] == 2.0);
 }
 
+TEST_CASE("a machine that was busy in one of the sittings is told") {
+  json a = row("x", 10), b = row("x", 20);
+  a["fma_gflops"] = 500, b["fma_gflops"] = 480;
+  CHECK(compare({a}, {b}).notes.empty());
+  b["fma_gflops"] = 260;
+  const auto c = compare({a}, {b});
+  CHECK(c.slower == 1);
+  REQUIRE(c.notes.size() == 1);
+  CHECK(c.notes[0].find("not equally free") != std::string::npos);
+}
+
 TEST_CASE("what is no result is refused with the name of the file") {
   const Rows good{row("x", 10)};
   for (const std::string& text : {std::string("{}"), std::string("[1]"), std::string("[{}]"), std::string("[{"),

@@ -55,6 +55,8 @@ report::Table make_table() {
   }
   columns.push_back({"ratio", "fwd+bwd / fwd", true});
   columns.push_back({"cpu", "cpu", false, true});
+  // What the machine could do just then: tells a busy machine from a slower program.
+  for (const char* key : {"fma_gflops", "exp_g", "bandwidth_gb"}) columns.push_back({key, key, true, true});
   return report::Table(std::move(columns));
 }
 
@@ -77,6 +79,8 @@ void add_row(report::Table& table, const bench::Measurement& m, const std::strin
   const double times = ratio ? m.both.time.median / m.forward.time.median : 0;
   cells.push_back(ratio ? Cell(times, fmt::format("{:.2f}", times)) : Cell());
   cells.emplace_back(cpu);
+  const harness::MachineBounds& bounds = harness::machine_bounds();
+  for (const double v : {bounds.fma_flops, bounds.exps, bounds.bytes}) cells.emplace_back(v / 1e9);
   table.add_row(std::move(cells));
 }
 
