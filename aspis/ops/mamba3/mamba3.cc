@@ -14,7 +14,6 @@ namespace aspis {
 namespace {
 
 constexpr const char* kName = "mamba3";
-constexpr int64_t kDefaultRows = 64;  // tokens times rank of a chunk
 
 [[noreturn]] void refuse(std::string required, std::string got, std::string hint = {}) {
   throw Error(ErrorKind::kUsage,
@@ -114,8 +113,21 @@ class Ends {
 
   mx::array first(const mx::array& a, const mx::array& otherwise) const { return pick(a, otherwise, false); }
   mx::array last(const mx::array& a, const mx::array& otherwise) const { return pick(a, otherwise, true); }
+  /// a {S, ..}, but `otherwise` for empty sequences.
+  mx::array or_initial(const mx::array& a, const mx::array& otherwise) const {
+    if (cu_.empty()) return a;
+    std::vector<uint8_t> there;
+    for (size_t i = 0; i + 1 < cu_.size(); i++) there.push_back(cu_[i + 1] > cu_[i]);
+    return mx::where(mask_of(there, a.ndim()), a, otherwise, s_);
+  }
 
  private:
+  mx::array mask_of(const std::vector<uint8_t>& there, size_t axes) const {
+    mx::Shape shape(axes, 1);
+    shape[0] = sizes_.sequences;
+    return mx::reshape(mx::astype(mx::array(there.data(), {sizes_.sequences}, mx::uint8), mx::bool_, s_), shape, s_);
+  }
+
   mx::array pick(const mx::array& a, const mx::array& otherwise, bool last) const {
     if (sizes_.length == 0) return otherwise;
     if (cu_.empty()) {
@@ -130,11 +142,7 @@ class Ends {
     }
     const auto taken =
         mx::take(mx::squeeze(a, 0, s_), mx::array(place.data(), {sizes_.sequences}, mx::int32), 0, s_);
-    mx::Shape shape(taken.ndim(), 1);
-    shape[0] = sizes_.sequences;
-    const auto mask =
-        mx::reshape(mx::astype(mx::array(there.data(), {sizes_.sequences}, mx::uint8), mx::bool_, s_), shape, s_);
-    return mx::where(mask, taken, otherwise, s_);
+    return mx::where(mask_of(there, taken.ndim()), taken, otherwise, s_);
   }
 
   const Sizes& sizes_;
@@ -187,11 +195,10 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
 
   std::optional<mx::array> phi;
   if (o.angle) phi = mamba3_stages::phase(*o.angle, dt, initial.angle, o.cu_seqlens, s);
-  const auto vectors = [&](const mx::array& m, const std::optional<mx::array>& weight,
-                           const std::optional<mx::array>& bias) {
-    return mamba3_stages::rotate(weight ? rms_norm(m, *weight, o.eps, s) : m, bias, phi, z.heads, o.pairing, s);
+  const auto normed = [&](const mx::array& m, const std::optional<mx::array>& weight) {
+    return weight ? rms_norm(m, *weight, o.eps, s) : m;
   };
-  const auto k = vectors(in.B, o.B_norm_weight, o.B_bias), q = vectors(in.C, o.C_norm_weight, o.C_bias);
+  const auto B = normed(in.B, o.B_norm_weight), C = normed(in.C, o.C_norm_weight);
   const auto by_rank = [&](const mx::array& a) {  // {.., H, P} -> {.., H, R, P}
     const auto wide = mx::expand_dims(a, -2, s);
     return o.mimo_x ? mx::multiply(wide, *o.mimo_x, s) : wide;
@@ -205,14 +212,19 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
     const auto first = ends.first(beta, mx::zeros({z.sequences, z.heads}, dtype, s));
     state = mx::add(state, mx::multiply(seed, mx::expand_dims(first, {2, 3}, s), s), s);
   }
-  const int64_t chunk = o.chunk_size > 0 ? o.chunk_size : std::max<int64_t>(1, kDefaultRows / z.rank);
-  const auto [y, ssm] = mamba3_stages::core(log, w, gamma, v, k, q, state, o.cu_seqlens, chunk, s);
+  const auto [y, ssm] = mamba3_stages::turned_core(log, w, gamma, v, B, C, o.B_bias, o.C_bias, phi, state,
+                                                   o.cu_seqlens, o.chunk_size, o.pairing, s);
 
   const auto out = mamba3_stages::combine(y, in.x, o, s);
 
   // An empty sequence hands its state on; its seed has beta 0.
-  const auto last_k = mx::swapaxes(ends.last(k, mx::swapaxes(initial.k, 1, 2, s)), 1, 2, s);
-  return {out, {phi ? ends.last(*phi, initial.angle) : initial.angle, ssm, last_k, ends.last(in.x, initial.v)}};
+  const auto last_phi = phi ? std::optional(ends.last(*phi, initial.angle)) : std::nullopt;
+  const auto one = [&](const mx::array& a) { return mx::expand_dims(a, 1, s); };
+  const auto last_B = ends.last(B, mx::zeros({z.sequences, B.shape(2), B.shape(3), B.shape(4)}, dtype, s));
+  const auto last_key = mamba3_stages::rotate(one(last_B), o.B_bias, last_phi ? std::optional(one(*last_phi)) : std::nullopt,
+                                              z.heads, o.pairing, s);  // {S, 1, H, R, N}
+  const auto last_k = ends.or_initial(mx::swapaxes(mx::squeeze(last_key, 1, s), 1, 2, s), initial.k);
+  return {out, {last_phi.value_or(initial.angle), ssm, last_k, ends.last(in.x, initial.v)}};
 }
 
 Inputs widened(const mx::array& x, const mx::array& B, const mx::array& C, const mx::array& dd_dt,

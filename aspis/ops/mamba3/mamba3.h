@@ -52,7 +52,10 @@ struct Mamba3Options {
   float eps = 1e-5f;      ///< of all norms
   std::optional<Mamba3State> initial_state = {};
   std::vector<int32_t> cu_seqlens = {};  ///< packed sequences of a batch of one, see ops/common/packing.h
-  int chunk_size = 0;                    ///< tokens worked on together; 0 chooses. Results differ in rounding only
+  /// 0: forward as a recurrence with the state in registers where the rank is 1, 2, 4
+  /// or 8; a positive value: as matrix products over chunks of that many tokens.
+  /// Gradients go by chunks either way. Results differ in rounding only.
+  int chunk_size = 0;
 };
 
 /// The operator of Mamba-3 (arXiv 2603.15569), SISO (R = 1) and MIMO, from the

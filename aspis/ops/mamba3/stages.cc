@@ -12,6 +12,7 @@
 #include "aspis/ops/common/composed_trig.h"
 #include "aspis/ops/common/primitive.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/ops/mamba3/kernel/spans.h"
 #include "aspis/ops/rms_norm/rms_norm.h"
 
 namespace aspis::mamba3_stages {
@@ -259,10 +260,14 @@ struct Plan {
 
 enum CoreInput { kLog, kW, kG, kV, kK, kQ, kInitial, kCoreInputs };
 
-kernel::Mamba3Shape core_shape(const Arrays& in, const Borders& cu, int64_t chunk) {
+kernel::Mamba3Shape core_shape(const mx::array& v, int state, const Borders& cu, int64_t chunk) {
   kernel::Mamba3Shape s;
-  s.batch = in[kV].shape(0), s.length = in[kV].shape(1), s.heads = in[kV].shape(2), s.rank = in[kV].shape(3);
-  s.headdim = in[kV].shape(4), s.state = in[kK].shape(4);
+  s.batch = v.shape(0), s.length = v.shape(1), s.heads = v.shape(2), s.rank = v.shape(3);
+  s.headdim = v.shape(4), s.state = state;
+  s.recurrent = chunk == 0;
+  // Tokens between two states that are kept: spans of eight rows divide them.
+  constexpr int64_t kRows = 64;
+  if (chunk == 0) chunk = std::max<int64_t>(1, kRows / s.rank);
   s.chunk = std::clamp<int64_t>(chunk, 1, std::max<int64_t>(1, s.length));
   s.sequences = cu ? static_cast<int64_t>(cu->size()) - 1 : 0;
   return s;
@@ -272,7 +277,7 @@ template <typename T>
 kernel::Mamba3CoreParams<T> core_params(mx::cpu::CommandEncoder& encoder, const Arrays& in, const Borders& cu,
                                         int64_t chunk, const char* name) {
   kernel::Mamba3CoreParams<T> p;
-  p.shape = core_shape(in, cu, chunk);
+  p.shape = core_shape(in[kV], in[kK].shape(4), cu, chunk);
   p.cu_seqlens = cu ? cu->data() : nullptr;
   const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name); };
   p.log = get(kLog), p.w = get(kW), p.g = get(kG), p.v = get(kV), p.k = get(kK), p.q = get(kQ);
@@ -371,6 +376,107 @@ class Core : public ops::CpuPrimitive {
  private:
   const Borders cu_;
   const int64_t chunk_;
+  const std::shared_ptr<Plan> plan_;
+};
+
+enum TurnedInput { kTLog, kTW, kTG, kTV, kTInitial, kTB, kTC, kTBBias, kTCBias, kTPhi, kTurnedInputs };
+
+struct TurnedConfig {
+  RotaryPairing pairing;
+  bool B_bias = false, C_bias = false, phi = false;
+};
+
+// The core with the keys and queries made inside. The backward pass makes them as
+// arrays and goes the way of the other form.
+class TurnedCore : public ops::CpuPrimitive {
+ public:
+  TurnedCore(mx::Stream stream, Borders cu, int64_t chunk, const TurnedConfig& config)
+      : CpuPrimitive(stream), cu_(std::move(cu)), chunk_(chunk), config_(config), plan_(std::make_shared<Plan>()) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name()); };
+      kernel::Mamba3CoreParams<T> p;
+      p.shape = core_shape(in[kTV], in[kTB].shape(4), cu_, chunk_);
+      if (config_.phi) p.shape.angles = in[kTPhi].shape(3);
+      p.cu_seqlens = cu_ ? cu_->data() : nullptr;
+      p.log = get(kTLog), p.w = get(kTW), p.g = get(kTG), p.v = get(kTV), p.initial = get(kTInitial);
+      p.key.groups = p.query.groups = in[kTB].shape(3);
+      p.key.pairs = config_.pairing == RotaryPairing::kHalf ? kernel::RotaryPairs::kHalf : kernel::RotaryPairs::kAdjacent;
+      p.key.x = get(kTB), p.query.x = get(kTC);
+      if (config_.B_bias) p.key.bias = get(kTBBias);
+      if (config_.C_bias) p.query.bias = get(kTCBias);
+      if (config_.phi) p.key.phi = get(kTPhi);
+      ops::allocate(encoder, out[0], name());
+      ops::allocate(encoder, out[1], name());
+      p.y = out[0].data<T>(), p.final = out[1].data<T>();
+      const bool wanted = plan_->wanted;
+      if (wanted) {
+        ops::allocate(encoder, out[2], name());
+        p.states = out[2].data<T>();
+      } else {
+        // Nobody reads it: a stub keeps the engine's bookkeeping whole.
+        out[2].set_data(mx::allocator::malloc(sizeof(T)));
+      }
+      plan_->filled = wanted;
+      encoder.dispatch([p, cu = cu_] { kernel::mamba3_core_spans(p); });
+    });
+  }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays& outputs) override {
+    plan_->wanted = true;
+    const int heads = primals[kTV].shape(2);
+    const auto make = [&](bool bias, bool phi) {
+      return [=, this](const Arrays& a) {
+        std::optional<mx::array> b, turn;
+        if (bias) b = a[1];
+        if (phi) turn = a.back();
+        return Arrays{mamba3_stages::rotate(a[0], b, turn, heads, config_.pairing, stream())};
+      };
+    };
+    const auto inputs_of = [&](int x, int bias, bool has_bias) {
+      Arrays list{primals[x]};
+      if (has_bias) list.push_back(primals[bias]);
+      if (config_.phi) list.push_back(primals[kTPhi]);
+      return list;
+    };
+    const Arrays for_k = inputs_of(kTB, kTBBias, config_.B_bias), for_q = inputs_of(kTC, kTCBias, config_.C_bias);
+    const auto k = make(config_.B_bias, config_.phi)(for_k)[0], q = make(config_.C_bias, config_.phi)(for_q)[0];
+    const Arrays inputs{primals[kTLog], primals[kTW], primals[kTG],       primals[kTV],  k,
+                        q,              primals[kTInitial], outputs[2], cotangents[0], cotangents[1]};
+    std::vector<mx::Shape> shapes;
+    for (int i = 0; i < kCoreInputs; i++) shapes.push_back(inputs[i].shape());
+    const Arrays d = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
+                                            std::make_shared<CoreVjp>(stream(), cu_, chunk_, plan_), inputs);
+    const Arrays dk = mx::vjp(make(config_.B_bias, config_.phi), for_k, {d[kK]}).second,
+                 dq = mx::vjp(make(config_.C_bias, config_.phi), for_q, {d[kQ]}).second;
+    Arrays result;
+    for (const int i : argnums) {
+      switch (i) {
+        case kTLog: result.push_back(d[kLog]); break;
+        case kTW: result.push_back(d[kW]); break;
+        case kTG: result.push_back(d[kG]); break;
+        case kTV: result.push_back(d[kV]); break;
+        case kTInitial: result.push_back(d[kInitial]); break;
+        case kTB: result.push_back(dk[0]); break;
+        case kTC: result.push_back(dq[0]); break;
+        case kTBBias: result.push_back(config_.B_bias ? dk[1] : mx::zeros_like(primals[i], stream())); break;
+        case kTCBias: result.push_back(config_.C_bias ? dq[1] : mx::zeros_like(primals[i], stream())); break;
+        default:
+          result.push_back(config_.phi ? mx::add(dk.back(), dq.back(), stream()) : mx::zeros_like(primals[i], stream()));
+      }
+    }
+    return result;
+  }
+  const char* name() const override { return "mamba3_core"; }
+
+ private:
+  const Borders cu_;
+  const int64_t chunk_;
+  const TurnedConfig config_;
   const std::shared_ptr<Plan> plan_;
 };
 
@@ -540,11 +646,43 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
   const Arrays in{log, w, g, v, k, q, initial};
   if (composed(stream) || v.size() == 0) return core_composed(in, cu_seqlens, stream);
   const Borders cu = borders_of(cu_seqlens);
-  const kernel::Mamba3Shape s = core_shape(in, cu, chunk);
+  const kernel::Mamba3Shape s = core_shape(v, k.shape(4), cu, chunk);
   const mx::Shape states{static_cast<int>(s.slots()), static_cast<int>(s.heads), static_cast<int>(s.state),
                          static_cast<int>(s.headdim)};
   const Arrays out = mx::array::make_arrays({v.shape(), initial.shape(), states}, {3, v.dtype()},
                                             std::make_shared<Core>(stream, cu, chunk), in);
+  return {out[0], out[1]};
+}
+
+std::pair<mx::array, mx::array> turned_core(const mx::array& log, const mx::array& w, const mx::array& g,
+                                            const mx::array& v, const mx::array& B, const mx::array& C,
+                                            const std::optional<mx::array>& B_bias,
+                                            const std::optional<mx::array>& C_bias,
+                                            const std::optional<mx::array>& phi, const mx::array& initial,
+                                            const std::vector<int32_t>& cu_seqlens, int64_t chunk,
+                                            RotaryPairing pairing, mx::Stream stream) {
+  const int heads = v.shape(2);
+  const Borders cu = borders_of(cu_seqlens);
+  const kernel::Mamba3Shape s = core_shape(v, B.shape(4), cu, chunk);
+  if (composed(stream) || v.size() == 0 || !s.recurrent || !kernel::mamba3_spans_fit(s)) {
+    const auto k = rotate(B, B_bias, phi, heads, pairing, stream), q = rotate(C, C_bias, phi, heads, pairing, stream);
+    return core(log, w, g, v, k, q, initial, cu_seqlens, chunk, stream);
+  }
+  const Arrays in{log,
+                  w,
+                  g,
+                  v,
+                  initial,
+                  B,
+                  C,
+                  B_bias.value_or(ops::absent()),
+                  C_bias.value_or(ops::absent()),
+                  phi.value_or(ops::absent())};
+  const mx::Shape states{static_cast<int>(s.slots()), static_cast<int>(s.heads), static_cast<int>(s.state),
+                         static_cast<int>(s.headdim)};
+  const TurnedConfig config{pairing, B_bias.has_value(), C_bias.has_value(), phi.has_value()};
+  const Arrays out = mx::array::make_arrays({v.shape(), initial.shape(), states}, {3, v.dtype()},
+                                            std::make_shared<TurnedCore>(stream, cu, chunk, config), in);
   return {out[0], out[1]};
 }
 

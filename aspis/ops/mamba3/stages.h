@@ -30,6 +30,16 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
                                      const mx::array& initial, const std::vector<int32_t>& cu_seqlens,
                                      int64_t chunk, mx::Stream stream);
 
+/// The same with k and q made from B and C as `rotate` does it, without storing them
+/// where the recurrence runs.
+std::pair<mx::array, mx::array> turned_core(const mx::array& log, const mx::array& w, const mx::array& g,
+                                            const mx::array& v, const mx::array& B, const mx::array& C,
+                                            const std::optional<mx::array>& B_bias,
+                                            const std::optional<mx::array>& C_bias,
+                                            const std::optional<mx::array>& phi, const mx::array& initial,
+                                            const std::vector<int32_t>& cu_seqlens, int64_t chunk,
+                                            RotaryPairing pairing, mx::Stream stream);
+
 /// The output {B, L, H, P} of y {B, L, H, R, P} and x {B, L, H, P}: skip, norm, gate
 /// and the sum over ranks as the options D, mimo_x, out_norm_weight, z, mimo_z and
 /// mimo_o ask for.

@@ -13,29 +13,15 @@
 #include "aspis/base/parallel.h"
 #include "aspis/ops/linear/kernel/product.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/ops/mamba3/kernel/sequences.h"
+#include "aspis/ops/mamba3/kernel/spans.h"
 #include "aspis/ops/ssd/kernel/chunk.h"
 
 namespace aspis::kernel {
 namespace {
 
-struct Sequence {
-  int64_t batch = 0, first = 0, length = 0, slot = 0, chunks = 0;
-};
-
-template <typename T>
-std::vector<Sequence> sequences_of(const Mamba3CoreParams<T>& p) {
-  const Mamba3Shape& s = p.shape;
-  std::vector<Sequence> list;
-  int64_t slot = 0;
-  for (int64_t i = 0; i < s.rows(); i++) {
-    Sequence q{i, 0, s.length, slot, 0};
-    if (s.sequences > 0) q = {0, p.cu_seqlens[i], p.cu_seqlens[i + 1] - p.cu_seqlens[i], slot, 0};
-    q.chunks = div_ceil(q.length, s.chunk);
-    slot += q.chunks;
-    list.push_back(q);
-  }
-  return list;
-}
+using mamba3_parts::Sequence;
+using mamba3_parts::sequences_of;
 
 // The memory of one task; kept between the tasks of a thread.
 template <typename T>
@@ -328,6 +314,7 @@ void for_heads(const Mamba3CoreParams<T>& p, const Run& run) {
 
 template <typename T>
 void mamba3_core(const Mamba3CoreParams<T>& p) {
+  if (p.shape.recurrent && mamba3_spans_fit(p.shape)) return mamba3_core_spans(p);
   for_heads(p, [&](const Sequence& s, int64_t index, int64_t h, Work<T>& m) { forward_head(p, s, index, h, m); });
 }
 

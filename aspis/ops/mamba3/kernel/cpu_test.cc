@@ -54,7 +54,16 @@ std::vector<Case> cases() {
           {"vectors", {1, 70, 2, 1, 64, 32, 8, 64}},
           {"rank 4", {1, 37, 2, 4, 17, 16, 4, 16}},
           {"packed", {1, 17, 2, 1, 3, 4, 2, 4}, {0, 1, 1, 7, 17}},
-          {"packed, rank 2", {1, 17, 2, 2, 3, 4, 2, 4}, {0, 9, 17}}};
+          {"packed, rank 2", {1, 17, 2, 2, 3, 4, 2, 4}, {0, 9, 17}},
+          {"recurrent, one", {1, 1, 1, 1, 1, 2, 1, 8, 0, true}},
+          {"recurrent", {2, 70, 2, 1, 19, 18, 2, 16, 0, true}},
+          {"recurrent, vectors", {1, 103, 2, 1, 64, 32, 8, 64, 0, true}},
+          {"recurrent, rank 2", {1, 37, 2, 2, 5, 4, 2, 8, 0, true}},
+          {"recurrent, rank 4", {1, 37, 2, 4, 17, 16, 4, 16, 0, true}},
+          {"recurrent, rank 8", {1, 9, 1, 8, 3, 4, 2, 4, 0, true}},
+          {"recurrent, rank 3 falls back", {1, 9, 1, 3, 3, 4, 2, 4, 0, true}},
+          {"recurrent, packed", {1, 47, 2, 1, 3, 4, 2, 8, 0, true}, {0, 1, 1, 8, 25, 47}},
+          {"recurrent, packed, rank 2", {1, 17, 2, 2, 3, 4, 2, 4, 0, true}, {0, 9, 17}}};
 }
 
 // All inputs and outputs of the core.
@@ -82,7 +91,8 @@ struct Core {
     y.assign(v.size(), nan), final.assign(initial.size(), nan);
     states.assign(static_cast<size_t>(s.slots() * s.heads * s.state_size()), nan);
     return {s,        cu.data(), log.data(),     w.data(), g.data(),     v.data(),
-            k.data(), q.data(),  initial.data(), y.data(), final.data(), states.data()};
+            k.data(), q.data(),  initial.data(), y.data(), final.data(), states.data(),
+            {},       {}};
   }
   void forward() { mamba3_core(params()); }
   void backward() {

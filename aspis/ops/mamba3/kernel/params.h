@@ -9,6 +9,7 @@ struct Mamba3Shape {
   int64_t batch = 0, length = 0, heads = 0, rank = 1, headdim = 0, state = 0, angles = 0;
   int64_t chunk = 64;     ///< tokens that are worked on together
   int64_t sequences = 0;  ///< packed sequences (batch 1), or 0: each sample is one
+  bool recurrent = false;  ///< the forward core as a recurrence (spans.h) where that fits
 
   int64_t rows() const { return sequences > 0 ? sequences : batch; }
   int64_t tokens() const { return batch * length; }
@@ -16,6 +17,23 @@ struct Mamba3Shape {
     return sequences > 0 ? length / chunk + sequences : batch * ((length + chunk - 1) / chunk);
   }
   int64_t state_size() const { return headdim * state; }
+};
+
+/// Which values of a vector of N turn together: neighbours (2i, 2i + 1), or
+/// (i, i + N / 2).
+enum class RotaryPairs : int { kAdjacent, kHalf };
+
+/// From the vectors of a group to those of its heads: adds the head's bias and
+/// turns the first S pairs by phi. y_{t, h, r} = Rot(phi_{t, h}) (x_{t, r, g(h)} + bias_{h, r}).
+template <typename T>
+struct RotaryParams {
+  Mamba3Shape shape;  ///< angles 0: no rotation
+  int64_t groups = 1;
+  RotaryPairs pairs = RotaryPairs::kAdjacent;
+  const T* x = nullptr;     ///< {tokens, R, G, N}
+  const T* bias = nullptr;  ///< null or {H, R, N}
+  const T* phi = nullptr;   ///< {tokens, H, S}
+  T* y = nullptr;           ///< {tokens, H, R, N}
 };
 
 /// The recurrence of a head, everything dense (README.md, "core"):
@@ -28,11 +46,12 @@ struct Mamba3CoreParams {
   const int32_t* cu_seqlens = nullptr;                 ///< {sequences + 1} if there are any
   const T *log = nullptr, *w = nullptr, *g = nullptr;  ///< {B, L, H}, log <= 0
   const T* v = nullptr;                                ///< {B, L, H, R, P}
-  const T *k = nullptr, *q = nullptr;                  ///< {B, L, H, R, N}
+  const T *k = nullptr, *q = nullptr;                  ///< {B, L, H, R, N}; null in spans.h: from `key` and `query`
   const T* initial = nullptr;                          ///< {rows, H, P, N}
   T* y = nullptr;                                      ///< {B, L, H, R, P}
   T* final = nullptr;                                  ///< {rows, H, P, N}
   T* states = nullptr;                                 ///< null or {slots, H, N, P}: before each chunk
+  RotaryParams<T> key, query;                          ///< what k and q are made from, block by block
 };
 
 template <typename T>
@@ -61,23 +80,6 @@ struct Mamba3PhaseVjpParams {
   Mamba3PhaseParams<T> in;  ///< phi is not used
   const T* dphi = nullptr;
   T *dangle = nullptr, *ddt = nullptr, *dinitial = nullptr;
-};
-
-/// Which values of a vector of N turn together: neighbours (2i, 2i + 1), or
-/// (i, i + N / 2).
-enum class RotaryPairs : int { kAdjacent, kHalf };
-
-/// From the vectors of a group to those of its heads: adds the head's bias and
-/// turns the first S pairs by phi. y_{t, h, r} = Rot(phi_{t, h}) (x_{t, r, g(h)} + bias_{h, r}).
-template <typename T>
-struct RotaryParams {
-  Mamba3Shape shape;  ///< angles 0: no rotation
-  int64_t groups = 1;
-  RotaryPairs pairs = RotaryPairs::kAdjacent;
-  const T* x = nullptr;     ///< {tokens, R, G, N}
-  const T* bias = nullptr;  ///< null or {H, R, N}
-  const T* phi = nullptr;   ///< {tokens, H, S}
-  T* y = nullptr;           ///< {tokens, H, R, N}
 };
 
 template <typename T>

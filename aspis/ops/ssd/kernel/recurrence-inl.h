@@ -156,7 +156,7 @@ HWY_ATTR void write_output(const SpanOutput<T>& r) {
       // A choice and not a product: what must not arrive may be infinite.
       if (r.reached[k]) sum = hn::Mul(hn::Set(d, r.into[k]), hn::LoadU(d, r.y + k * r.width + c));
       const T *x = r.x + c, *weights = r.weights + k * kSpan;
-      for (int64_t s = r.start[k]; s <= k; s++)
+      for (int64_t s = r.start[k], last = r.last ? r.last[k] : k; s <= last; s++)
         sum = hn::MulAdd(hn::Set(d, weights[s]), hn::LoadU(d, x + s * r.width), sum);
       if (r.D) sum = hn::MulAdd(skip, hn::LoadU(d, x + k * r.width), sum);
       const int64_t at = k * r.out_stride + c;

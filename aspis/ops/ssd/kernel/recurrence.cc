@@ -22,10 +22,6 @@ namespace aspis::kernel {
 
 HWY_EXPORT(fill_span_loops);
 
-namespace {
-
-using namespace ssd_parts;
-
 template <typename T>
 const SpanLoops<T>& span_loops() {
   struct Tables {
@@ -45,6 +41,13 @@ const SpanLoops<T>& span_loops() {
     return tables.wide;
   }
 }
+
+template const SpanLoops<float>& span_loops();
+template const SpanLoops<double>& span_loops();
+
+namespace {
+
+using namespace ssd_parts;
 
 constexpr int64_t kSquare = kSpan * kSpan;
 

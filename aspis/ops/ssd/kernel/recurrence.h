@@ -69,6 +69,7 @@ struct SpanOutput {
   int64_t z_stride = 0;
   T *out = nullptr, *before_gate = nullptr;  ///< {tokens, headdim} at distance out_stride; the latter may be null
   int64_t out_stride = 0;
+  const int64_t* last = nullptr;  ///< {kSpan} where the sum over s ends, if that is not k
 };
 
 template <typename T>
@@ -77,6 +78,10 @@ struct SpanLoops {
   void (*block)(const SpanBlock<T>&);
   void (*output)(const SpanOutput<T>&);
 };
+
+/// The loops of the present instruction set.
+template <typename T>
+const SpanLoops<T>& span_loops();
 
 /// Forward pass of `ssd` (cpu.h) in this form; keeps the states before each chunk if asked.
 template <typename T>
