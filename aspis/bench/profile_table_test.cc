@@ -7,6 +7,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "aspis/bench/measure.h"
+#include "aspis/train/optimizer.h"
+
 using namespace aspis;
 using nlohmann::json;
 
@@ -87,6 +90,22 @@ TEST_CASE("the trace is JSON whose operations do not overlap and lie inside thei
   }
   CHECK(evaluations == 2);
   CHECK(operations >= 2 * 3);
+}
+
+TEST_CASE("an optimizer's step is one operation; handing its results over moves nothing") {
+  bench::Subject s = bench::block_registry()[0].make();
+  train::Optimizer optimizer(*s.module, {});
+  std::vector<mx::array> gradients;
+  for (const auto& [name, value] : s.module->parameters()) gradients.push_back(mx::ones(value.shape()));
+  mx::eval(gradients);
+  const ops::Profiler p;
+  optimizer.update(gradients, mx::array(0.0f), 1e-3);
+  ops::evaluate(optimizer.pending());
+  const auto summary = bench::summarize_profile(p, bounds());
+  CHECK(row_of(summary, "adamw").calls == 1);
+  CHECK(row_of(summary, "adamw").bytes > 0);
+  CHECK(row_of(summary, "take_updated").calls == static_cast<int64_t>(3 * gradients.size()));
+  CHECK(row_of(summary, "take_updated").bytes == 0);
 }
 
 TEST_CASE("a profile of nothing says so") {

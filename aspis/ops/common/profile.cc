@@ -22,9 +22,12 @@ bool may_be_view(std::string_view name) {
   static const std::set<std::string, std::less<>> names{
       "AsStrided", "Broadcast", "BroadcastAxes", "Contiguous", "Copy",      "CustomTransforms", "Depends",
       "ExpandDims", "Flatten",  "Reshape",       "Slice",      "Split",     "Squeeze",          "StopGradient",
-      "Transpose",  "Unflatten", "View",         "take_updated"};
+      "Transpose",  "Unflatten", "View"};
   return names.contains(name);
 }
+
+// Hands over a buffer that an operation before it has filled.
+bool hands_over(std::string_view name) { return name == "take_updated"; }
 
 std::string list_shapes(const Arrays& arrays) {
   constexpr size_t kMost = 6;  // an optimizer's update has hundreds
@@ -64,7 +67,7 @@ class TimedPrimitive final : public mx::Primitive {
     const auto shared = [&](const mx::array& o) {
       return std::any_of(in.begin(), in.end(), [&](const mx::array& a) { return a.data_shared_ptr() == o.data_shared_ptr(); });
     };
-    event.view = may_be_view(event.name) && std::all_of(out.begin(), out.end(), shared);
+    event.view = hands_over(event.name) || (may_be_view(event.name) && std::all_of(out.begin(), out.end(), shared));
     for (const auto& a : out) event.bytes += stored_bytes(a);
     if (event.view) event.bytes = 0;
     event.host_seconds = profiler_.now() - event.host_start;
