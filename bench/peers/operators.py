@@ -8,7 +8,7 @@ PyTorch's forms:
   loop       one step a token, eager (selective_scan_ref of the published code)
   chunk      the same recurrence, 16 tokens unrolled in a function
   chunked    Mamba-2 as chunk products (the "minimal" form of the paper), chunk 64
-each eager and with torch.compile, and for Mamba-2 the sequential loop of CPU
+each eager and with torch.compile, "primitives" in its own operators, and for Mamba-2 the sequential loop of CPU
 inference engines (ssd_loop.cc, compiled on the spot with -march=native). Both sides use the same number of threads and
 float32; times are medians. Nothing here is part of the build or of the tests.
 """
@@ -112,6 +112,24 @@ def sequential_loop(threads, *sizes):
     return float(out.split()[0]) / 1e3
 
 
+# --- what PyTorch has operators of its own for; the cases carry the names of cases.h ----
+def primitives():
+    """(operator, case, function, inputs)."""
+    r = torch.randn
+    yield ("attention", "8x196x6x64", lambda q, k, v: F.scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2), [r(8, 196, 6, 64) for _ in range(3)])
+    yield "linear", "8x196x384 to 768", F.linear, [r(8, 196, 384), 0.05 * r(768, 384)]
+    last = torch.channels_last
+    yield ("conv2d", "8x28x28x160 * 320x3x3x160 stride 2x2", lambda x, w: F.conv2d(x, w, stride=2, padding=1),
+           [r(8, 160, 28, 28).to(memory_format=last), 0.05 * r(320, 160, 3, 3).to(memory_format=last)])
+    yield ("conv2d", "8x56x56x96 * 96x7x7x1 depthwise", lambda x, w: F.conv2d(x, w, padding=3, groups=96),
+           [r(8, 96, 56, 56).to(memory_format=last), 0.05 * r(96, 1, 7, 7)])
+    yield "softmax", "1024x1000", lambda x: torch.softmax(x, -1), [r(1024, 1000)]
+    yield "layer_norm", "8x196x768", lambda x, w, b: F.layer_norm(x, (768,), w, b), [r(8, 196, 768), r(768), r(768)]
+    yield "cross_entropy", "128x1000 labels smoothed mean", lambda x: F.cross_entropy(
+        x, torch.arange(128), label_smoothing=0.1), [r(128, 1000)]
+
+
 def row(rows, name, case, form, times):
     rows.append((name, case, form, *times))
     print(f"  {name} {case} {form}: " + " / ".join(f"{1e3 * t:.2f} ms" if t else "-" for t in times), file=sys.stderr)
@@ -123,7 +141,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument("--only", choices=["selective_scan", "ssd"])
+    parser.add_argument("--only", choices=["selective_scan", "ssd", "primitives"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -155,10 +173,18 @@ def main():
 
         row(rows, "ssd", case, "sequential loop, C++", (sequential_loop(args.threads, length, heads, headdim, state), 0))
 
-    names = [args.only] if args.only else ["selective_scan", "ssd"]
+    names = [args.only] if args.only and args.only != "primitives" else [] if args.only else ["selective_scan", "ssd"]
+    wanted = set()
+    if args.only in (None, "primitives"):
+        for name, case, fn, inputs in primitives():
+            wanted.add((name, case))
+            names += [name] if name not in names else []
+            row(rows, name, case, "torch", forward_and_both(fn, inputs, args.seconds))
     out = subprocess.run([args.aspis, "bench", *names, "--seconds", str(args.seconds), "--threads-list",
                           str(args.threads), "--kind", "operator", "--json"], check=True, capture_output=True, text=True).stdout
     for r in json.loads(out):
+        if r["name"] not in ("selective_scan", "ssd") and (r["name"], r["case"]) not in wanted:
+            continue
         row(rows, r["name"], r["case"], "aspis", (r["forward_ms"] / 1e3, (r.get("both_ms") or 0) / 1e3))
 
     print(f"\nPyTorch {torch.__version__}, {args.threads} threads\n")
