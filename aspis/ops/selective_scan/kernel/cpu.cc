@@ -370,11 +370,23 @@ void scan_vjp_any(ScanVjpParams<T> q) {
   reduce_sums(q, sums);
 }
 
+// Blocks of a task: a stretch of some 32 KiB of states, which one core fetches ahead, but
+// some twelve tasks where there is that much. What is computed does not depend on it.
+template <typename T>
+int64_t step_blocks(const ScanStepParams<T>& p) {
+  const int64_t blocks = div_ceil(p.channels, kScanStepChannels);
+  const int64_t bytes = kScanStepChannels * p.state_size * static_cast<int64_t>(sizeof(T));
+  return std::max<int64_t>(1, std::min(p.batch * blocks / 12, (int64_t{32} << 10) / bytes));
+}
+
 template <typename T>
 void scan_step_any(const ScanStepParams<T>& p) {
-  const int64_t blocks = div_ceil(p.channels, kScanStepChannels);
+  const int64_t each = step_blocks(p) * kScanStepChannels, tasks = div_ceil(p.channels, each);
   const auto run = Functions<T>::step();
-  parallel_for(p.batch * blocks, [&](int64_t i) { run(p, i / blocks, i % blocks * kScanStepChannels); });
+  parallel_for(p.batch * tasks, [&](int64_t i) {
+    const int64_t first = i % tasks * each, last = std::min(p.channels, first + each);
+    for (int64_t c = first; c < last; c += kScanStepChannels) run(p, i / tasks, c);
+  });
 }
 
 }  // namespace

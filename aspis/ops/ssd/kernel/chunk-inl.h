@@ -269,25 +269,47 @@ HWY_ATTR void exponentials(int64_t n, const T* x, T* e) {
   }
 }
 
+template <int kRows, typename T>
+HWY_ATTR HWY_INLINE void step_rows(int64_t state, T a, T dt, const T* x, const T* B, const T* C, const T* from, T* to,
+                                   T* y) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), whole = state / lanes * lanes;
+  const V decay = hn::Set(d, a);
+  V value[kRows], sum[kRows];
+  HWY_UNROLL(4) for (int k = 0; k < kRows; k++) {
+    value[k] = hn::Set(d, dt * x[k]);
+    sum[k] = hn::Zero(d);
+  }
+  for (int64_t n = 0; n < whole; n += lanes) {
+    const V b = hn::LoadU(d, B + n), c = hn::LoadU(d, C + n);
+    HWY_UNROLL(4) for (int k = 0; k < kRows; k++) {
+      const V h = hn::MulAdd(value[k], b, hn::Mul(decay, hn::LoadU(d, from + k * state + n)));
+      hn::StoreU(h, d, to + k * state + n);
+      sum[k] = hn::MulAdd(h, c, sum[k]);
+    }
+  }
+  if (whole < state) {
+    const size_t m = static_cast<size_t>(state - whole);
+    const V b = simd::LoadTail(d, B + whole, m), c = simd::LoadTail(d, C + whole, m);
+    HWY_UNROLL(4) for (int k = 0; k < kRows; k++) {
+      const V h = hn::MulAdd(value[k], b, hn::Mul(decay, simd::LoadTail(d, from + k * state + whole, m)));
+      simd::StoreTail(h, d, to + k * state + whole, m);
+      sum[k] = hn::MulAdd(h, c, sum[k]);
+    }
+  }
+  HWY_UNROLL(4) for (int k = 0; k < kRows; k++) y[k] = simd::LaneSum(d, sum[k]);
+}
+
+// Four rows at a time, which share B and C and hide each other's sums over lanes.
 template <typename T>
 HWY_ATTR void step(int64_t headdim, int64_t state, T a, T dt, const T* x, const T* B, const T* C, const T* from,
                    T* to, T* y) {
-  const hn::ScalableTag<T> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto decay = hn::Set(d, a);
-  for (int64_t i = 0; i < headdim; i++) {
-    const T *old = from + i * state, value = dt * x[i];
-    T* now = to + i * state;
-    const auto v = hn::Set(d, value);
-    auto sum = hn::Zero(d);
-    for (int64_t n = 0; n < state; n += lanes) {
-      const size_t m = static_cast<size_t>(HWY_MIN(lanes, state - n));
-      const auto h = hn::MulAdd(v, simd::LoadTail(d, B + n, m), hn::Mul(decay, simd::LoadTail(d, old + n, m)));
-      simd::StoreTail(h, d, now + n, m);
-      sum = hn::MulAdd(h, simd::LoadTail(d, C + n, m), sum);
-    }
-    y[i] = simd::LaneSum(d, sum);
+  int64_t i = 0;
+  for (; i + 4 <= headdim; i += 4) {
+    step_rows<4, T>(state, a, dt, x + i, B, C, from + i * state, to + i * state, y + i);
   }
+  for (; i < headdim; i++) step_rows<1, T>(state, a, dt, x + i, B, C, from + i * state, to + i * state, y + i);
 }
 
 template <typename T>
