@@ -291,6 +291,26 @@ size_t conv1d_workspace(const Conv1dParams<T>& p) {
   return sizeof(T) * (padded(p.channels) + conv1d_packed_size(p.channels, p.width));
 }
 
+// A step of generation: no filter is packed and nothing is allocated.
+template <typename T>
+void conv1d_token(const Conv1dParams<T>& p) {
+  constexpr int64_t kChannels = 512;
+  const int64_t blocks = div_ceil(p.channels, kChannels), states = p.width - 1;
+  const auto kernels = conv1d_row_kernels<T>();
+  parallel_for(p.batch * blocks, [&](int64_t task) {
+    const int64_t b = task / blocks, c = task % blocks * kChannels;
+    Conv1dToken<T> a;
+    a.channels = std::min(kChannels, p.channels - c), a.width = p.width, a.silu = p.silu;
+    a.weight = p.weight + c * p.width;
+    if (p.bias) a.bias = p.bias + c;
+    if (p.initial) a.state = p.initial + b * p.initial_batch + c, a.state_stride = p.initial_token;
+    a.x = p.x + b * p.x_batch + c;
+    a.out = p.out + b * p.channels + c;
+    if (p.final_state) a.next = p.final_state + b * states * p.channels + c, a.next_stride = p.channels;
+    kernels.token(a);
+  });
+}
+
 template <typename T>
 void conv1d(const Conv1dParams<T>& p) {
   const int64_t states = p.width - 1;
@@ -299,6 +319,7 @@ void conv1d(const Conv1dParams<T>& p) {
     fill_nan(p.final_state, p.state_count() * states * p.channels);
     return;
   }
+  if (p.length == 1 && !p.sequences && p.reach == states && p.width >= 2 && p.width <= 4) return conv1d_token(p);
   const auto kernels = conv1d_row_kernels<T>();
   T* const zeros = static_cast<T*>(p.workspace);
   T* const packed = zeros + padded(p.channels);

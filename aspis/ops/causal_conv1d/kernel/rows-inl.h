@@ -158,6 +158,54 @@ struct AddBody {
   }
 };
 
+// The filters of a vector of channels lie one behind the other: {channel, tap}.
+template <int kWidth, typename T>
+struct TokenBody {
+  const Conv1dToken<T>& a;
+
+  template <bool kTail>
+  HWY_ATTR HWY_INLINE void run(int64_t c, size_t n) const {
+    const hn::ScalableTag<T> d;
+    using V = hn::Vec<decltype(d)>;
+    const T* weights = a.weight + c * kWidth;
+    HWY_ALIGN T padded[kTail ? kWidth * hn::MaxLanes(d) : 1] = {};
+    if constexpr (kTail) {
+      for (size_t i = 0; i < n * kWidth; i++) padded[i] = weights[i];
+      weights = padded;
+    }
+    V w[4];
+    if constexpr (kWidth == 2) hn::LoadInterleaved2(d, weights, w[0], w[1]);
+    if constexpr (kWidth == 3) hn::LoadInterleaved3(d, weights, w[0], w[1], w[2]);
+    if constexpr (kWidth == 4) hn::LoadInterleaved4(d, weights, w[0], w[1], w[2], w[3]);
+    V sum = a.bias ? load<kTail>(d, a.bias + c, n) : hn::Zero(d);
+    for (int k = 0; k < kWidth; k++) {
+      V x = hn::Zero(d);
+      if (k == kWidth - 1) {
+        x = load<kTail>(d, a.x + c, n);
+      } else if (a.state) {
+        x = load<kTail>(d, a.state + k * a.state_stride + c, n);
+      }
+      sum = hn::MulAdd(w[k], x, sum);
+      if (k > 0 && a.next) store<kTail>(x, d, a.next + (k - 1) * a.next_stride + c, n);
+    }
+    if (a.silu) sum = simd::Silu(d, sum);
+    store<kTail>(sum, d, a.out + c, n);
+  }
+};
+
+template <typename T>
+HWY_ATTR void token(const Conv1dToken<T>& a) {
+  const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
+  switch (a.width) {
+    case 2:
+      return for_vectors(a.channels, lanes, TokenBody<2, T>{a});
+    case 3:
+      return for_vectors(a.channels, lanes, TokenBody<3, T>{a});
+    default:
+      return for_vectors(a.channels, lanes, TokenBody<4, T>{a});
+  }
+}
+
 template <int kTaps, typename T>
 HWY_ATTR void conv_taps(const Conv1dRows<T>& a) {
   const size_t lanes = hn::Lanes(hn::ScalableTag<T>());
@@ -259,7 +307,7 @@ HWY_ATTR void unpack(const T* packed, int64_t channels, int64_t width, T* weight
 
 template <typename T>
 HWY_ATTR Conv1dRowKernels<T> kernels() {
-  return {pack<T>, unpack<T>, conv<T>, grad<T>, accumulate<T>, silu_grad<T>, add<T>};
+  return {pack<T>, unpack<T>, conv<T>, grad<T>, accumulate<T>, silu_grad<T>, add<T>, token<T>};
 }
 HWY_ATTR Conv1dRowKernels<float> kernels_f32() { return kernels<float>(); }
 HWY_ATTR Conv1dRowKernels<double> kernels_f64() { return kernels<double>(); }

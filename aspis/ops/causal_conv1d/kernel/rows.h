@@ -39,6 +39,22 @@ struct Conv1dGradRows {
   T* sums = nullptr;  ///< packed; zero before the first call
 };
 
+/// One causal token with a filter of 2 to 4 taps, in one pass over its channels:
+/// out = bias + sum_k w_k input_k, and the inputs but the first become the next state.
+template <typename T>
+struct Conv1dToken {
+  int64_t channels = 0, width = 1;
+  bool silu = false;
+  const T* weight = nullptr;  ///< {channels, W}
+  const T* bias = nullptr;    ///< or null
+  const T* state = nullptr;   ///< W-1 rows, or null: zeros
+  int64_t state_stride = 0;
+  const T* x = nullptr;
+  T* out = nullptr;
+  T* next = nullptr;  ///< W-1 rows or null; may be `state`
+  int64_t next_stride = 0;
+};
+
 /// Functions of the active instruction set.
 template <typename T>
 struct Conv1dRowKernels {
@@ -51,6 +67,7 @@ struct Conv1dRowKernels {
   void (*accumulate)(const Conv1dGradRows<T>& a);
   void (*silu_grad)(const T* dout, T* pre, int64_t n);  ///< pre = dout silu'(pre)
   void (*add)(const T* x, T* y, int64_t n);             ///< y += x
+  void (*token)(const Conv1dToken<T>& a);
 };
 template <typename T>
 Conv1dRowKernels<T> conv1d_row_kernels();
