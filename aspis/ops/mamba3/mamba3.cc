@@ -163,20 +163,6 @@ mx::array shifted(const mx::array& a, const Sizes& sizes, const std::vector<int3
                       s);
 }
 
-mx::array decay_rate(const mx::array& v, const Mamba3Options& o, mx::Stream s) {
-  const auto number = [&](double value) { return mx::array(value, v.dtype()); };
-  const auto one = number(1), zero = number(0);
-  mx::array f = zero;
-  if (o.A_activation == AActivation::kSoftplus) {
-    f = ops::softplus(v, s);
-  } else {
-    // The branch that is not taken must stay finite, or its gradient would be NaN.
-    const auto low = mx::divide(one, mx::subtract(one, mx::minimum(v, zero, s), s), s);
-    f = mx::where(mx::greater_equal(v, zero, s), mx::add(v, one, s), low, s);
-  }
-  return mx::minimum(mx::negative(f, s), number(-o.A_floor), s);
-}
-
 std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stream s) {
   const Mamba3Options& o = in.options;
   const mx::Dtype dtype = in.x.dtype();
@@ -186,10 +172,7 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
   if (z.length == 0 || z.batch == 0) return {mx::zeros_like(in.x, s), initial};
   const Ends ends(z, o.cu_seqlens, s);
 
-  const auto dt = ops::softplus(o.dt_bias ? mx::add(in.dd_dt, *o.dt_bias, s) : in.dd_dt, s);
-  const auto log = mx::multiply(decay_rate(in.dd_A, o, s), dt, s);
-  const auto lambda = ops::sigmoid(in.trap, s);
-  const auto gamma = mx::multiply(dt, lambda, s), beta = mx::subtract(dt, gamma, s);
+  const auto [dt, log, gamma, beta] = mamba3_stages::weights(in.dd_dt, in.dd_A, in.trap, o, s);
   // A token enters with gamma and once more, a step later, with beta of that step.
   const auto w = mx::add(gamma, shifted(beta, z, o.cu_seqlens, s), s);
 

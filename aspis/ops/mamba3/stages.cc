@@ -47,6 +47,114 @@ std::vector<mx::array> by_sequence(const std::vector<int32_t>& cu, const Run& ru
   return joined;
 }
 
+// --- weights -----------------------------------------------------------------
+
+mx::array decay_rate(const mx::array& v, const Mamba3Options& o, mx::Stream s) {
+  const auto number = [&](double value) { return mx::array(value, v.dtype()); };
+  const auto one = number(1), zero = number(0);
+  mx::array f = zero;
+  if (o.A_activation == AActivation::kSoftplus) {
+    f = ops::softplus(v, s);
+  } else {
+    // The branch that is not taken must stay finite, or its gradient would be NaN.
+    const auto low = mx::divide(one, mx::subtract(one, mx::minimum(v, zero, s), s), s);
+    f = mx::where(mx::greater_equal(v, zero, s), mx::add(v, one, s), low, s);
+  }
+  return mx::minimum(mx::negative(f, s), number(-o.A_floor), s);
+}
+
+Weights weights_composed(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap, const Mamba3Options& o,
+                         mx::Stream s) {
+  const auto dt = ops::softplus(o.dt_bias ? mx::add(dd_dt, *o.dt_bias, s) : dd_dt, s);
+  const auto log = mx::multiply(decay_rate(dd_A, o, s), dt, s);
+  const auto gamma = mx::multiply(dt, ops::sigmoid(trap, s), s);
+  return {dt, log, gamma, mx::subtract(dt, gamma, s)};
+}
+
+struct WeightsConfig {
+  bool heavy_tail, bias;
+  double A_floor;
+};
+
+enum WeightsInput { kDdDt, kDdA, kTrap, kDtBias, kWeightsInputs };
+
+template <typename T>
+kernel::Mamba3WeightsParams<T> weights_params(mx::cpu::CommandEncoder& encoder, const Arrays& in,
+                                              const WeightsConfig& c, const char* name) {
+  kernel::Mamba3WeightsParams<T> p;
+  p.heads = in[kDdDt].shape(2);
+  p.tokens = static_cast<int64_t>(in[kDdDt].shape(0)) * in[kDdDt].shape(1);
+  p.heavy_tail = c.heavy_tail;
+  p.A_floor = static_cast<T>(c.A_floor);
+  p.dd_dt = ops::packed<T>(encoder, in[kDdDt], name);
+  p.dd_A = ops::packed<T>(encoder, in[kDdA], name);
+  p.trap = ops::packed<T>(encoder, in[kTrap], name);
+  if (c.bias) p.dt_bias = ops::packed<T>(encoder, in[kDtBias], name);
+  return p;
+}
+
+// {dd_dt, dd_A, trap, dt_bias, ddt, dlog, dgamma, dbeta} -> gradients of the first four
+class WeightsVjp : public ops::CpuPrimitive {
+ public:
+  WeightsVjp(mx::Stream stream, const WeightsConfig& config) : CpuPrimitive(stream), config_(config) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      kernel::Mamba3WeightsVjpParams<T> q;
+      q.in = weights_params<T>(encoder, in, config_, name());
+      q.ddt = ops::packed<T>(encoder, in[kWeightsInputs], name());
+      q.dlog = ops::packed<T>(encoder, in[kWeightsInputs + 1], name());
+      q.dgamma = ops::packed<T>(encoder, in[kWeightsInputs + 2], name());
+      q.dbeta = ops::packed<T>(encoder, in[kWeightsInputs + 3], name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      q.ddd_dt = out[kDdDt].data<T>(), q.ddd_A = out[kDdA].data<T>(), q.dtrap = out[kTrap].data<T>();
+      if (config_.bias) q.dbias = out[kDtBias].data<T>();
+      encoder.dispatch([q] { kernel::mamba3_weights_vjp(q); });
+    });
+  }
+  const char* name() const override { return "mamba3_weights_vjp"; }
+
+ private:
+  const WeightsConfig config_;
+};
+
+class WeightsPrimitive : public ops::CpuPrimitive {
+ public:
+  WeightsPrimitive(mx::Stream stream, const WeightsConfig& config) : CpuPrimitive(stream), config_(config) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      auto p = weights_params<T>(encoder, in, config_, name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      p.dt = out[0].data<T>(), p.log = out[1].data<T>(), p.gamma = out[2].data<T>(), p.beta = out[3].data<T>();
+      encoder.dispatch([p] { kernel::mamba3_weights(p); });
+    });
+  }
+
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays&) override {
+    Arrays inputs = primals;
+    inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
+    std::vector<mx::Shape> shapes;
+    for (const auto& a : primals) shapes.push_back(a.shape());
+    const Arrays all = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
+                                              std::make_shared<WeightsVjp>(stream(), config_), inputs);
+    Arrays wanted;
+    for (const int i : argnums) {
+      wanted.push_back(i == kDtBias && !config_.bias ? mx::zeros_like(primals[i], stream()) : all[i]);
+    }
+    return wanted;
+  }
+  const char* name() const override { return "mamba3_weights"; }
+
+ private:
+  const WeightsConfig config_;
+};
+
 // --- phase -------------------------------------------------------------------
 
 kernel::Mamba3Shape phase_shape(const Arrays& in, const Borders& cu) {
@@ -616,6 +724,16 @@ mx::array combine_composed(mx::array y, const mx::array& x, const Mamba3Options&
 }
 
 }  // namespace
+
+Weights weights(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap, const Mamba3Options& o,
+                mx::Stream stream) {
+  if (composed(stream) || dd_dt.size() == 0) return weights_composed(dd_dt, dd_A, trap, o, stream);
+  const WeightsConfig config{o.A_activation == AActivation::kHeavyTail, o.dt_bias.has_value(), o.A_floor};
+  const Arrays out = mx::array::make_arrays(
+      std::vector<mx::Shape>(4, dd_dt.shape()), std::vector<mx::Dtype>(4, dd_dt.dtype()),
+      std::make_shared<WeightsPrimitive>(stream, config), {dd_dt, dd_A, trap, o.dt_bias.value_or(ops::absent())});
+  return {out[0], out[1], out[2], out[3]};
+}
 
 mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
                 const std::vector<int32_t>& cu_seqlens, mx::Stream stream) {

@@ -14,6 +14,15 @@
 /// formulas in kernel/params.h. All arrays have one dtype, float32 or float64.
 namespace aspis::mamba3_stages {
 
+/// What the tokens weigh, all {B, L, H}.
+struct Weights {
+  mx::array dt, log, gamma, beta;
+};
+
+/// From dd_dt, dd_A, trap {B, L, H} and the options dt_bias, A_activation and A_floor.
+Weights weights(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap, const Mamba3Options& options,
+                mx::Stream stream);
+
 /// phi {B, L, H, A} of angle {B, L, A}, dt {B, L, H} and initial {S, H, A}.
 mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
                 const std::vector<int32_t>& cu_seqlens, mx::Stream stream);

@@ -11,6 +11,10 @@ void mamba3_core(const Mamba3CoreParams<T>& p);
 template <typename T>
 void mamba3_core_vjp(const Mamba3CoreVjpParams<T>& p);
 template <typename T>
+void mamba3_weights(const Mamba3WeightsParams<T>& p);
+template <typename T>
+void mamba3_weights_vjp(const Mamba3WeightsVjpParams<T>& p);
+template <typename T>
 void mamba3_phase(const Mamba3PhaseParams<T>& p);
 template <typename T>
 void mamba3_phase_vjp(const Mamba3PhaseVjpParams<T>& p);

@@ -266,6 +266,65 @@ TEST_CASE("the core gives the same bits for 1, 2, 3 and 7 threads") {
   set_num_threads(0);
 }
 
+TEST_CASE("the weights of a token agree with the definition, their gradients with finite differences") {
+  constexpr int64_t kTokens = 70, kHeads = 5, kAll = kTokens * kHeads;
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    for (const bool heavy : {true, false}) {
+      std::vector<double> dd_dt = draw<double>("dt", kAll, 3), dd_A = draw<double>("A", kAll, 3),
+                          trap = draw<double>("trap", kAll, 3), bias = draw<double>("bias", kHeads);
+      dd_dt[0] = 25, dd_dt[1] = -40, dd_A[2] = -1e6, dd_A[3] = 0;
+      const std::vector<double> cotangents[] = {draw<double>("c0", kAll), draw<double>("c1", kAll),
+                                                draw<double>("c2", kAll), draw<double>("c3", kAll)};
+      const auto definition = [&](int64_t i, double* out) {
+        const auto soft = [](double x) { return x > 20 ? x : std::log1p(std::exp(x)); };
+        const double dt = soft(dd_dt[i] + bias[i % kHeads]), v = dd_A[i];
+        const double f = !heavy ? soft(v) : v >= 0 ? 1 + v : 1 / (1 - v);
+        out[0] = dt;
+        out[1] = std::min(-f, -1e-4) * dt;
+        out[2] = dt / (1 + std::exp(-trap[i]));
+        out[3] = dt - out[2];
+      };
+      const auto run = [&](auto tag, double forward, double gradient) {
+        using T = decltype(tag);
+        const auto cast = [](const std::vector<double>& v) { return std::vector<T>(v.begin(), v.end()); };
+        const auto a = cast(dd_dt), b = cast(dd_A), c = cast(trap), e = cast(bias);
+        std::vector<T> got[4], d[4], back[4];
+        for (int k = 0; k < 4; k++) got[k].assign(kAll, T(NAN)), back[k].assign(k < 3 ? kAll : kHeads, T(NAN)), d[k] = cast(cotangents[k]);
+        const Mamba3WeightsParams<T> p{kTokens, kHeads, heavy, T(1e-4), a.data(), b.data(), c.data(), e.data(),
+                                       got[0].data(), got[1].data(), got[2].data(), got[3].data()};
+        mamba3_weights(p);
+        mamba3_weights_vjp<T>({p, d[0].data(), d[1].data(), d[2].data(), d[3].data(), back[0].data(), back[1].data(),
+                               back[2].data(), back[3].data()});
+        std::vector<double> want[4];
+        for (auto& w : want) w.resize(kAll);
+        for (int64_t i = 0; i < kAll; i++) {
+          double out[4];
+          definition(i, out);
+          for (int k = 0; k < 4; k++) want[k][static_cast<size_t>(i)] = out[k];
+        }
+        for (int k = 0; k < 4; k++) CHECK(error(got[k], want[k]) < forward);
+        const auto loss = [&] {
+          double sum = 0, out[4];
+          for (int64_t i = 0; i < kAll; i++) {
+            definition(i, out);
+            for (int k = 0; k < 4; k++) sum += out[k] * cotangents[k][static_cast<size_t>(i)];
+          }
+          return sum;
+        };
+        CHECK(error(back[0], numeric(dd_dt, loss)) < gradient);
+        CHECK(error(back[1], numeric(dd_A, loss)) < gradient);
+        CHECK(error(back[2], numeric(trap, loss)) < gradient);
+        CHECK(error(back[3], numeric(bias, loss)) < gradient);
+      };
+      run(double{}, 1e-14, 2e-6);  // the loss is a sum of 1400 terms: differences lose ten digits
+      run(float{}, 1e-6, 1e-5);
+    }
+  }
+  force_isa("");
+}
+
 TEST_CASE("sine and cosine are right to a few units in the last place") {
   for (const auto& isa : supported_isas()) {
     force_isa(isa);

@@ -64,6 +64,28 @@ struct Mamba3CoreVjpParams {
   T* dinitial = nullptr;
 };
 
+/// What a token weighs, all {tokens, H}:
+///
+///     dt = softplus(dd_dt + dt_bias);  log = min(-f(dd_A), -A_floor) dt
+///     gamma = dt sigmoid(trap);  beta = dt - gamma
+template <typename T>
+struct Mamba3WeightsParams {
+  int64_t tokens = 0, heads = 0;
+  bool heavy_tail = true;  ///< f(v) = 1 + v for v >= 0, 1 / (1 - v) below; else softplus(v)
+  T A_floor = 0;
+  const T *dd_dt = nullptr, *dd_A = nullptr, *trap = nullptr;
+  const T* dt_bias = nullptr;  ///< null or {H}
+  T *dt = nullptr, *log = nullptr, *gamma = nullptr, *beta = nullptr;
+};
+
+template <typename T>
+struct Mamba3WeightsVjpParams {
+  Mamba3WeightsParams<T> in;
+  const T *ddt = nullptr, *dlog = nullptr, *dgamma = nullptr, *dbeta = nullptr;
+  T *ddd_dt = nullptr, *ddd_A = nullptr, *dtrap = nullptr;
+  T* dbias = nullptr;  ///< {H}, null exactly if dt_bias is
+};
+
 /// phi_t = (phi_{t-1} + pi tanh(angle_t) dt_t) mod 2 pi, per head and angle.
 template <typename T>
 struct Mamba3PhaseParams {
