@@ -111,8 +111,10 @@ class Ends {
  public:
   Ends(const Sizes& sizes, const std::vector<int32_t>& cu, mx::Stream s) : sizes_(sizes), cu_(cu), s_(s) {}
 
-  mx::array first(const mx::array& a, const mx::array& otherwise) const { return pick(a, otherwise, false); }
-  mx::array last(const mx::array& a, const mx::array& otherwise) const { return pick(a, otherwise, true); }
+  mx::array first(const mx::array& a, const mx::array& otherwise) const { return pick_first(a, otherwise); }
+  mx::array last(const mx::array& a, const mx::array& otherwise) const {
+    return mamba3_stages::last_tokens(a, cu_, otherwise, s_);
+  }
   /// a {S, ..}, but `otherwise` for empty sequences.
   mx::array or_initial(const mx::array& a, const mx::array& otherwise) const {
     if (cu_.empty()) return a;
@@ -128,17 +130,13 @@ class Ends {
     return mx::reshape(mx::astype(mx::array(there.data(), {sizes_.sequences}, mx::uint8), mx::bool_, s_), shape, s_);
   }
 
-  mx::array pick(const mx::array& a, const mx::array& otherwise, bool last) const {
-    if (sizes_.length == 0) return otherwise;
-    if (cu_.empty()) {
-      const int t = last ? sizes_.length - 1 : 0;
-      return mx::squeeze(part(a, 1, t, t + 1, s_), 1, s_);
-    }
+  mx::array pick_first(const mx::array& a, const mx::array& otherwise) const {
+    if (cu_.empty()) return mx::squeeze(part(a, 1, 0, 1, s_), 1, s_);
     std::vector<int32_t> place;
     std::vector<uint8_t> there;
     for (size_t i = 0; i + 1 < cu_.size(); i++) {
       there.push_back(cu_[i + 1] > cu_[i]);
-      place.push_back(!there.back() ? 0 : last ? cu_[i + 1] - 1 : cu_[i]);
+      place.push_back(there.back() ? cu_[i] : 0);
     }
     const auto taken =
         mx::take(mx::squeeze(a, 0, s_), mx::array(place.data(), {sizes_.sequences}, mx::int32), 0, s_);
@@ -176,8 +174,8 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
   // A token enters with gamma and once more, a step later, with beta of that step.
   const auto w = mx::add(gamma, shifted(beta, z, o.cu_seqlens, s), s);
 
-  std::optional<mx::array> phi;
-  if (o.angle) phi = mamba3_stages::phase(*o.angle, dt, initial.angle, o.cu_seqlens, s);
+  std::optional<mamba3_stages::Phases> phases;
+  if (o.angle) phases = mamba3_stages::Phases{*o.angle, dt, initial.angle};
   const auto normed = [&](const mx::array& m, const std::optional<mx::array>& weight) {
     return weight ? rms_norm(m, *weight, o.eps, s) : m;
   };
@@ -195,13 +193,12 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
     const auto first = ends.first(beta, mx::zeros({z.sequences, z.heads}, dtype, s));
     state = mx::add(state, mx::multiply(seed, mx::expand_dims(first, {2, 3}, s), s), s);
   }
-  const auto [y, ssm] = mamba3_stages::turned_core(log, w, gamma, v, B, C, o.B_bias, o.C_bias, phi, state,
-                                                   o.cu_seqlens, o.chunk_size, o.pairing, s);
+  const auto [y, ssm, last_phi] = mamba3_stages::turned_core(log, w, gamma, v, B, C, o.B_bias, o.C_bias, phases, state,
+                                                             o.cu_seqlens, o.chunk_size, o.pairing, s);
 
   const auto out = mamba3_stages::combine(y, in.x, o, s);
 
   // An empty sequence hands its state on; its seed has beta 0.
-  const auto last_phi = phi ? std::optional(ends.last(*phi, initial.angle)) : std::nullopt;
   const auto one = [&](const mx::array& a) { return mx::expand_dims(a, 1, s); };
   const auto last_B = ends.last(B, mx::zeros({z.sequences, B.shape(2), B.shape(3), B.shape(4)}, dtype, s));
   const auto last_key = mamba3_stages::rotate(one(last_B), o.B_bias, last_phi ? std::optional(one(*last_phi)) : std::nullopt,

@@ -487,7 +487,7 @@ class Core : public ops::CpuPrimitive {
   const std::shared_ptr<Plan> plan_;
 };
 
-enum TurnedInput { kTLog, kTW, kTG, kTV, kTInitial, kTB, kTC, kTBBias, kTCBias, kTPhi, kTurnedInputs };
+enum TurnedInput { kTLog, kTW, kTG, kTV, kTInitial, kTB, kTC, kTBBias, kTCBias, kTAngle, kTDt, kTPhase };
 
 struct TurnedConfig {
   RotaryPairing pairing;
@@ -496,9 +496,9 @@ struct TurnedConfig {
 
 // The core with the keys and queries made inside. The backward pass makes them as
 // arrays and goes the way of the other form.
-class TurnedCore : public ops::CpuPrimitive {
+class TurnedCorePrimitive : public ops::CpuPrimitive {
  public:
-  TurnedCore(mx::Stream stream, Borders cu, int64_t chunk, const TurnedConfig& config)
+  TurnedCorePrimitive(mx::Stream stream, Borders cu, int64_t chunk, const TurnedConfig& config)
       : CpuPrimitive(stream), cu_(std::move(cu)), chunk_(chunk), config_(config), plan_(std::make_shared<Plan>()) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
@@ -508,7 +508,7 @@ class TurnedCore : public ops::CpuPrimitive {
       const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name()); };
       kernel::Mamba3CoreParams<T> p;
       p.shape = core_shape(in[kTV], in[kTB].shape(4), cu_, chunk_);
-      if (config_.phi) p.shape.angles = in[kTPhi].shape(3);
+      if (config_.phi) p.shape.angles = in[kTAngle].shape(2);
       p.cu_seqlens = cu_ ? cu_->data() : nullptr;
       p.log = get(kTLog), p.w = get(kTW), p.g = get(kTG), p.v = get(kTV), p.initial = get(kTInitial);
       p.key.groups = p.query.groups = in[kTB].shape(3);
@@ -516,9 +516,13 @@ class TurnedCore : public ops::CpuPrimitive {
       p.key.x = get(kTB), p.query.x = get(kTC);
       if (config_.B_bias) p.key.bias = get(kTBBias);
       if (config_.C_bias) p.query.bias = get(kTCBias);
-      if (config_.phi) p.key.phi = get(kTPhi);
       ops::allocate(encoder, out[0], name());
       ops::allocate(encoder, out[1], name());
+      ops::allocate(encoder, out[3], name());
+      if (config_.phi) {
+        p.angle = get(kTAngle), p.dt = get(kTDt), p.initial_phi = get(kTPhase);
+        p.last_phi = out[3].data<T>();
+      }
       p.y = out[0].data<T>(), p.final = out[1].data<T>();
       const bool wanted = plan_->wanted;
       if (wanted) {
@@ -537,44 +541,47 @@ class TurnedCore : public ops::CpuPrimitive {
              const Arrays& outputs) override {
     plan_->wanted = true;
     const int heads = primals[kTV].shape(2);
-    const auto make = [&](bool bias, bool phi) {
-      return [=, this](const Arrays& a) {
-        std::optional<mx::array> b, turn;
-        if (bias) b = a[1];
-        if (phi) turn = a.back();
-        return Arrays{mamba3_stages::rotate(a[0], b, turn, heads, config_.pairing, stream())};
+    const std::vector<int32_t> none;
+    const std::vector<int32_t>& cu = cu_ ? *cu_ : none;
+    // Keys, queries and last phases as arrays, from the inputs that there are.
+    std::vector<int> there{kTB, kTC};
+    if (config_.B_bias) there.push_back(kTBBias);
+    if (config_.C_bias) there.push_back(kTCBias);
+    if (config_.phi) there.insert(there.end(), {kTAngle, kTDt, kTPhase});
+    const auto turn = [this, heads, cu, there](const Arrays& a) {
+      const auto get = [&](int which) -> std::optional<mx::array> {
+        const auto at = std::find(there.begin(), there.end(), which);
+        return at == there.end() ? std::nullopt : std::optional(a[static_cast<size_t>(at - there.begin())]);
       };
+      std::optional<mx::array> phi;
+      if (config_.phi) phi = mamba3_stages::phase(*get(kTAngle), *get(kTDt), *get(kTPhase), cu, stream());
+      Arrays out{mamba3_stages::rotate(a[0], get(kTBBias), phi, heads, config_.pairing, stream()),
+                 mamba3_stages::rotate(a[1], get(kTCBias), phi, heads, config_.pairing, stream())};
+      if (phi) out.push_back(mamba3_stages::last_tokens(*phi, cu, *get(kTPhase), stream()));
+      return out;
     };
-    const auto inputs_of = [&](int x, int bias, bool has_bias) {
-      Arrays list{primals[x]};
-      if (has_bias) list.push_back(primals[bias]);
-      if (config_.phi) list.push_back(primals[kTPhi]);
-      return list;
-    };
-    const Arrays for_k = inputs_of(kTB, kTBBias, config_.B_bias), for_q = inputs_of(kTC, kTCBias, config_.C_bias);
-    const auto k = make(config_.B_bias, config_.phi)(for_k)[0], q = make(config_.C_bias, config_.phi)(for_q)[0];
-    const Arrays inputs{primals[kTLog], primals[kTW], primals[kTG],       primals[kTV],  k,
-                        q,              primals[kTInitial], outputs[2], cotangents[0], cotangents[1]};
+    Arrays sources;
+    for (const int i : there) sources.push_back(primals[i]);
+    const Arrays turned = turn(sources);
+    const Arrays inputs{primals[kTLog], primals[kTW],       primals[kTG], primals[kTV],  turned[0],
+                        turned[1],      primals[kTInitial], outputs[2],   cotangents[0], cotangents[1]};
     std::vector<mx::Shape> shapes;
     for (int i = 0; i < kCoreInputs; i++) shapes.push_back(inputs[i].shape());
     const Arrays d = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
                                             std::make_shared<CoreVjp>(stream(), cu_, chunk_, plan_), inputs);
-    const Arrays dk = mx::vjp(make(config_.B_bias, config_.phi), for_k, {d[kK]}).second,
-                 dq = mx::vjp(make(config_.C_bias, config_.phi), for_q, {d[kQ]}).second;
+    Arrays back{d[kK], d[kQ]};
+    if (config_.phi) back.push_back(cotangents[3]);
+    const Arrays through = mx::vjp(turn, sources, back).second;
     Arrays result;
     for (const int i : argnums) {
-      switch (i) {
-        case kTLog: result.push_back(d[kLog]); break;
-        case kTW: result.push_back(d[kW]); break;
-        case kTG: result.push_back(d[kG]); break;
-        case kTV: result.push_back(d[kV]); break;
-        case kTInitial: result.push_back(d[kInitial]); break;
-        case kTB: result.push_back(dk[0]); break;
-        case kTC: result.push_back(dq[0]); break;
-        case kTBBias: result.push_back(config_.B_bias ? dk[1] : mx::zeros_like(primals[i], stream())); break;
-        case kTCBias: result.push_back(config_.C_bias ? dq[1] : mx::zeros_like(primals[i], stream())); break;
-        default:
-          result.push_back(config_.phi ? mx::add(dk.back(), dq.back(), stream()) : mx::zeros_like(primals[i], stream()));
+      const auto at = std::find(there.begin(), there.end(), i);
+      if (at != there.end()) {
+        result.push_back(through[static_cast<size_t>(at - there.begin())]);
+      } else if (i <= kTInitial) {
+        constexpr int kOfCore[] = {kLog, kW, kG, kV, kInitial};
+        result.push_back(d[kOfCore[i]]);
+      } else {
+        result.push_back(mx::zeros_like(primals[i], stream()));
       }
     }
     return result;
@@ -772,19 +779,40 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
   return {out[0], out[1]};
 }
 
-std::pair<mx::array, mx::array> turned_core(const mx::array& log, const mx::array& w, const mx::array& g,
-                                            const mx::array& v, const mx::array& B, const mx::array& C,
-                                            const std::optional<mx::array>& B_bias,
-                                            const std::optional<mx::array>& C_bias,
-                                            const std::optional<mx::array>& phi, const mx::array& initial,
-                                            const std::vector<int32_t>& cu_seqlens, int64_t chunk,
-                                            RotaryPairing pairing, mx::Stream stream) {
+mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu, const mx::array& otherwise, mx::Stream s) {
+  if (cu.empty()) return mx::squeeze(part(a, 1, a.shape(1) - 1, a.shape(1), s), 1, s);
+  const int sequences = static_cast<int>(cu.size()) - 1;
+  std::vector<int32_t> place;
+  std::vector<uint8_t> there;
+  for (int i = 0; i < sequences; i++) {
+    there.push_back(cu[i + 1] > cu[i]);
+    place.push_back(there.back() ? cu[i + 1] - 1 : 0);
+  }
+  const auto taken = mx::take(mx::squeeze(a, 0, s), mx::array(place.data(), {sequences}, mx::int32), 0, s);
+  mx::Shape shape(taken.ndim(), 1);
+  shape[0] = sequences;
+  const auto mask =
+      mx::reshape(mx::astype(mx::array(there.data(), {sequences}, mx::uint8), mx::bool_, s), shape, s);
+  return mx::where(mask, taken, otherwise, s);
+}
+
+TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array& g, const mx::array& v,
+                       const mx::array& B, const mx::array& C, const std::optional<mx::array>& B_bias,
+                       const std::optional<mx::array>& C_bias, const std::optional<Phases>& phases,
+                       const mx::array& initial, const std::vector<int32_t>& cu_seqlens, int64_t chunk,
+                       RotaryPairing pairing, mx::Stream stream) {
   const int heads = v.shape(2);
   const Borders cu = borders_of(cu_seqlens);
   const kernel::Mamba3Shape s = core_shape(v, B.shape(4), cu, chunk);
   if (composed(stream) || v.size() == 0 || !s.recurrent || !kernel::mamba3_spans_fit(s)) {
+    std::optional<mx::array> phi, last;
+    if (phases) {
+      phi = phase(phases->angle, phases->dt, phases->initial, cu_seqlens, stream);
+      last = last_tokens(*phi, cu_seqlens, phases->initial, stream);
+    }
     const auto k = rotate(B, B_bias, phi, heads, pairing, stream), q = rotate(C, C_bias, phi, heads, pairing, stream);
-    return core(log, w, g, v, k, q, initial, cu_seqlens, chunk, stream);
+    const auto [y, final] = core(log, w, g, v, k, q, initial, cu_seqlens, chunk, stream);
+    return {y, final, last};
   }
   const Arrays in{log,
                   w,
@@ -795,13 +823,17 @@ std::pair<mx::array, mx::array> turned_core(const mx::array& log, const mx::arra
                   C,
                   B_bias.value_or(ops::absent()),
                   C_bias.value_or(ops::absent()),
-                  phi.value_or(ops::absent())};
+                  phases ? phases->angle : ops::absent(),
+                  phases ? phases->dt : ops::absent(),
+                  phases ? phases->initial : ops::absent()};
   const mx::Shape states{static_cast<int>(s.slots()), static_cast<int>(s.heads), static_cast<int>(s.state),
                          static_cast<int>(s.headdim)};
-  const TurnedConfig config{pairing, B_bias.has_value(), C_bias.has_value(), phi.has_value()};
-  const Arrays out = mx::array::make_arrays({v.shape(), initial.shape(), states}, {3, v.dtype()},
-                                            std::make_shared<TurnedCore>(stream, cu, chunk, config), in);
-  return {out[0], out[1]};
+  const TurnedConfig config{pairing, B_bias.has_value(), C_bias.has_value(), phases.has_value()};
+  const mx::Shape last = phases ? phases->initial.shape() : mx::Shape{1};
+  const Arrays out =
+      mx::array::make_arrays({v.shape(), initial.shape(), states, last}, std::vector<mx::Dtype>(4, v.dtype()),
+                             std::make_shared<TurnedCorePrimitive>(stream, cu, chunk, config), in);
+  return {out[0], out[1], phases ? std::optional(out[3]) : std::nullopt};
 }
 
 mx::array combine(const mx::array& y, const mx::array& x, const Mamba3Options& o, mx::Stream stream) {

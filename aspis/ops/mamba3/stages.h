@@ -39,15 +39,27 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
                                      const mx::array& initial, const std::vector<int32_t>& cu_seqlens,
                                      int64_t chunk, mx::Stream stream);
 
-/// The same with k and q made from B and C as `rotate` does it, without storing them
-/// where the recurrence runs.
-std::pair<mx::array, mx::array> turned_core(const mx::array& log, const mx::array& w, const mx::array& g,
-                                            const mx::array& v, const mx::array& B, const mx::array& C,
-                                            const std::optional<mx::array>& B_bias,
-                                            const std::optional<mx::array>& C_bias,
-                                            const std::optional<mx::array>& phi, const mx::array& initial,
-                                            const std::vector<int32_t>& cu_seqlens, int64_t chunk,
-                                            RotaryPairing pairing, mx::Stream stream);
+/// The phases of a call: angle {B, L, A}, dt {B, L, H}, and the phase {S, H, A} before.
+struct Phases {
+  mx::array angle, dt, initial;
+};
+
+struct TurnedCore {
+  mx::array y, final;
+  std::optional<mx::array> last_phi;  ///< {S, H, A} if there are phases
+};
+
+/// The core with k and q made from B and C {B, L, R, G, N} as `rotate` and `phase` do
+/// it, without storing them where the recurrence runs.
+TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array& g, const mx::array& v,
+                       const mx::array& B, const mx::array& C, const std::optional<mx::array>& B_bias,
+                       const std::optional<mx::array>& C_bias, const std::optional<Phases>& phases,
+                       const mx::array& initial, const std::vector<int32_t>& cu_seqlens, int64_t chunk,
+                       RotaryPairing pairing, mx::Stream stream);
+
+/// The last token of each sequence, a {B, L, ..} -> {S, ..}; of an empty one, `otherwise`.
+mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu_seqlens, const mx::array& otherwise,
+                      mx::Stream stream);
 
 /// The output {B, L, H, P} of y {B, L, H, R, P} and x {B, L, H, P}: skip, norm, gate
 /// and the sum over ranks as the options D, mimo_x, out_norm_weight, z, mimo_z and

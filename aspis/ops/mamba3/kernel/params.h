@@ -51,7 +51,11 @@ struct Mamba3CoreParams {
   T* y = nullptr;                                      ///< {B, L, H, R, P}
   T* final = nullptr;                                  ///< {rows, H, P, N}
   T* states = nullptr;                                 ///< null or {slots, H, N, P}: before each chunk
-  RotaryParams<T> key, query;                          ///< what k and q are made from, block by block
+  RotaryParams<T> key, query;                          ///< what k and q are made from, block by block; phi of neither
+  /// The phases by which key and query turn grow along the way; null without angles.
+  const T *angle = nullptr, *dt = nullptr;  ///< {B, L, S}, {B, L, H}
+  const T* initial_phi = nullptr;           ///< {rows, H, S}
+  T* last_phi = nullptr;                    ///< {rows, H, S}
 };
 
 template <typename T>

@@ -9,6 +9,7 @@
 #include "aspis/base/parallel.h"
 #include "aspis/ops/linear/kernel/matrix.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/ops/mamba3/kernel/sequences.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -58,16 +59,9 @@ Span span_of(const Mamba3PhaseParams<T>& p, int64_t row) {
   return {row * s.length, (row + 1) * s.length};
 }
 
-// pi tanh(angle) of all tokens.
 template <typename T>
 std::vector<T> all_turns(const Mamba3PhaseParams<T>& p) {
-  const int64_t n = p.shape.tokens() * p.shape.angles, each = 4096;
-  std::vector<T> turns(static_cast<size_t>(n));
-  parallel_for(div_ceil(n, each), [&](int64_t task) {
-    const int64_t first = task * each;
-    rotary_loops<T>().turns(std::min(each, n - first), p.angle + first, turns.data() + first);
-  });
-  return turns;
+  return mamba3_parts::all_turns(p.shape.tokens() * p.shape.angles, p.angle);
 }
 
 // Chunks of tokens whose bias gradients are summed apart, by the tokens alone.

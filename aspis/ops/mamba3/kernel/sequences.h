@@ -1,10 +1,12 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "aspis/base/parallel.h"
 #include "aspis/ops/mamba3/kernel/params.h"
+#include "aspis/ops/mamba3/kernel/rotary.h"
 
 namespace aspis::kernel::mamba3_parts {
 
@@ -26,6 +28,18 @@ std::vector<Sequence> sequences_of(const Mamba3CoreParams<T>& p) {
     list.push_back(q);
   }
   return list;
+}
+
+/// pi tanh(angle) of n angles.
+template <typename T>
+std::vector<T> all_turns(int64_t n, const T* angle) {
+  constexpr int64_t kEach = 4096;
+  std::vector<T> turns(static_cast<size_t>(n));
+  parallel_for(div_ceil(n, kEach), [&](int64_t task) {
+    const int64_t first = task * kEach;
+    rotary_loops<T>().turns(std::min(kEach, n - first), angle + first, turns.data() + first);
+  });
+  return turns;
 }
 
 }  // namespace aspis::kernel::mamba3_parts

@@ -32,18 +32,19 @@ int64_t tiles_of(const Mamba3Shape& s) { return div_ceil(s.state, kStateTile); }
 template <typename T>
 class Head {
  public:
-  Head(const Mamba3CoreParams<T>& p, const Sequence& q, int64_t index, int64_t h)
-      : p_(p), s_(p.shape), q_(q), index_(index), h_(h), width_(width_of(s_)), tiles_(tiles_of(s_)) {
+  // `turns` {tokens, S}: pi tanh(angle).
+  Head(const Mamba3CoreParams<T>& p, const T* turns, const Sequence& q, int64_t index, int64_t h)
+      : p_(p), s_(p.shape), turns_(turns), q_(q), index_(index), h_(h), width_(width_of(s_)), tiles_(tiles_of(s_)) {
     const int64_t tile = tiles_ * kSpan * kStateTile;
     Arena<T> memory{scratch<T>(3 * kMost * width_ + kSpan * width_ + 2 * kBlockSpans * (tile + kDecays) +
-                               tiles_ * kStateTile * width_ + 2 * kMost * s_.state + 2 * s_.angles + 16 * 16)};
+                               tiles_ * kStateTile * width_ + 2 * kMost * s_.state + 3 * s_.angles + 17 * 16)};
     x_ = memory.take(kMost * width_), given_ = memory.take(kMost * width_), y_ = memory.take(kMost * width_);
     out_ = memory.take(kSpan * width_);
     B_ = memory.take(kBlockSpans * tile), C_ = memory.take(kBlockSpans * tile);
     exponents_ = memory.take(kBlockSpans * kDecays), decays_ = memory.take(kBlockSpans * kDecays);
     state_ = memory.take(tiles_ * kStateTile * width_);
     made_k_ = memory.take(kMost * s_.state), made_q_ = memory.take(kMost * s_.state);
-    cosine_ = memory.take(s_.angles), sine_ = memory.take(s_.angles);
+    cosine_ = memory.take(s_.angles), sine_ = memory.take(s_.angles), phi_ = memory.take(s_.angles);
   }
 
   void run() {
@@ -53,6 +54,8 @@ class Head {
     std::fill_n(x_, 2 * kMost * width_, T(0));
     std::fill_n(B_, 2 * kBlockSpans * tiles_ * kSpan * kStateTile, T(0));
     turn(p_.initial + at, N, P, N, state_, width_);
+    const int64_t phase = (index_ * s_.heads + h_) * s_.angles;
+    if (turns_) std::copy_n(p_.initial_phi + phase, s_.angles, phi_);
     for (int64_t c = 0; c < q_.chunks; c++) {
       if (p_.states) {
         T* const kept = p_.states + ((q_.slot + c) * s_.heads + h_) * N * P;
@@ -65,6 +68,7 @@ class Head {
       }
     }
     turn(state_, width_, N, P, p_.final + at, N);
+    if (turns_) std::copy_n(phi_, s_.angles, p_.last_phi + phase);
   }
 
  private:
@@ -100,8 +104,6 @@ class Head {
       if (p_.k) {
         prefetch_rows(p_.k + next * R * N, s_.heads * R * N, following, R * N);
         prefetch_rows(p_.q + next * R * N, s_.heads * R * N, following, R * N);
-      } else if (p_.key.phi) {
-        prefetch_rows(p_.key.phi + next * s_.angles, s_.heads * s_.angles, following, s_.angles);
       }
       block.ahead[0] = {p_.v + next * R * P, following, s_.heads * R * P};
     }
@@ -149,7 +151,10 @@ class Head {
     const int64_t g = h_ / (s_.heads / groups);
     const bool adjacent = p_.key.pairs == RotaryPairs::kAdjacent;
     for (int64_t i = 0; i < tokens; i++) {
-      if (A > 0) loops.sincos(A, p_.key.phi + ((token + i) * s_.heads + h_) * A, cosine_, sine_);
+      if (A > 0) {
+        loops.advance(A, p_.dt[(token + i) * s_.heads + h_], turns_ + (token + i) * A, phi_);
+        loops.sincos(A, phi_, cosine_, sine_);
+      }
       for (int64_t r = 0; r < R; r++) {
         const int64_t from = (((token + i) * R + r) * groups + g) * N, bias = (h_ * R + r) * N, to = (i * R + r) * N;
         loops.sum(N, p_.key.x + from, p_.key.bias ? p_.key.bias + bias : nullptr, made_k_ + to);
@@ -222,9 +227,10 @@ class Head {
 
   const Mamba3CoreParams<T>& p_;
   const Mamba3Shape& s_;
+  const T* const turns_;
   const Sequence& q_;
   const int64_t index_, h_, width_, tiles_;
-  T *x_, *given_, *y_, *out_, *B_, *C_, *exponents_, *decays_, *state_, *made_k_, *made_q_, *cosine_, *sine_;
+  T *x_, *given_, *y_, *out_, *B_, *C_, *exponents_, *decays_, *state_, *made_k_, *made_q_, *cosine_, *sine_, *phi_;
   const T *keys_ = nullptr, *queries_ = nullptr;  // of the block
   int64_t token_stride_ = 0;
 };
@@ -238,9 +244,11 @@ bool mamba3_spans_fit(const Mamba3Shape& s) {
 template <typename T>
 void mamba3_core_spans(const Mamba3CoreParams<T>& p) {
   const std::vector<Sequence> sequences = sequences_of(p);
-  parallel_for(p.shape.rows() * p.shape.heads, [&](int64_t task) {
-    const int64_t index = task / p.shape.heads;
-    Head<T>(p, sequences[static_cast<size_t>(index)], index, task % p.shape.heads).run();
+  const Mamba3Shape& s = p.shape;
+  const std::vector<T> turns = p.angle ? mamba3_parts::all_turns(s.tokens() * s.angles, p.angle) : std::vector<T>();
+  parallel_for(s.rows() * s.heads, [&](int64_t task) {
+    const int64_t index = task / s.heads;
+    Head<T>(p, p.angle ? turns.data() : nullptr, sequences[static_cast<size_t>(index)], index, task % s.heads).run();
   });
 }
 
