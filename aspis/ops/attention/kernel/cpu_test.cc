@@ -77,7 +77,7 @@ template <typename T>
 double error(const std::vector<T>& got, const std::vector<double>& want) {
   double worst = 0, size = 0;
   for (size_t i = 0; i < want.size(); i++) {
-    if (std::isnan(got[i])) return std::numeric_limits<double>::infinity();
+    if (!std::isfinite(got[i]) || !std::isfinite(want[i])) return std::numeric_limits<double>::infinity();
     worst = std::max(worst, std::abs(got[i] - want[i]));
     size = std::max(size, std::abs(want[i]));
   }

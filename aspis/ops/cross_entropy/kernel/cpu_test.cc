@@ -72,7 +72,7 @@ Result run(const Problem& c, bool plain) {
 double error(const std::vector<double>& got, const std::vector<double>& want) {
   double worst = 0, largest = 1e-300;
   for (size_t i = 0; i < want.size(); i++) {
-    if (!std::isfinite(got[i])) return kInf;
+    if (!std::isfinite(got[i]) || !std::isfinite(want[i])) return kInf;
     worst = std::max(worst, std::abs(got[i] - want[i]));
     largest = std::max(largest, std::abs(want[i]));
   }

@@ -33,7 +33,7 @@ double error(const std::vector<A>& got, const std::vector<B>& want) {
   if (got.size() != want.size()) return INFINITY;
   double worst = 0, largest = 1e-30;
   for (size_t i = 0; i < want.size(); i++) {
-    if (!std::isfinite(got[i])) return INFINITY;
+    if (!std::isfinite(got[i]) || !std::isfinite(want[i])) return INFINITY;
     worst = std::max(worst, std::abs(double(got[i]) - double(want[i])));
     largest = std::max(largest, std::abs(double(want[i])));
   }

@@ -162,7 +162,7 @@ double error(const std::vector<A>& got, const std::vector<B>& want) {
   if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
   double worst = 0, largest = 1e-30;
   for (size_t i = 0; i < want.size(); i++) {
-    if (!std::isfinite(got[i])) return std::numeric_limits<double>::infinity();
+    if (!std::isfinite(got[i]) || !std::isfinite(want[i])) return std::numeric_limits<double>::infinity();
     worst = std::max(worst, std::abs(double(got[i]) - double(want[i])));
     largest = std::max(largest, std::abs(double(want[i])));
   }
