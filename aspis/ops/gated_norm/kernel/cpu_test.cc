@@ -122,6 +122,24 @@ TEST_CASE("gated norms agree with the definition and its finite differences on e
   force_isa("");
 }
 
+TEST_CASE("rows longer than what one task takes") {
+  for (const int64_t group : {17000, 1000}) {
+    const Case c{3, 17000, group};
+    Problem<double> wide(c, 31);
+    gated_norm_reference(wide.q.in);
+    const auto want = wide.y;
+    gated_norm(wide.q.in);
+    CHECK(error(wide.y, want) < 1e-13);
+    Problem<float> single(c, 31);
+    gated_norm(single.q.in);
+    CHECK(error(single.y, want) < 2e-6);
+    gated_norm_vjp(single.q);
+    gated_norm_vjp(wide.q);
+    CHECK(error(single.dx, wide.dx) < 1e-5);
+    CHECK(error(single.dweight, wide.dweight) < 1e-5);
+  }
+}
+
 TEST_CASE("gated norms give the same bits for 1, 2, 3 and 7 threads") {
   set_num_threads(1);
   Problem<float> one({777, 48, 24}, 31);
