@@ -193,10 +193,15 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
     const auto first = ends.first(beta, mx::zeros({z.sequences, z.heads}, dtype, s));
     state = mx::add(state, mx::multiply(seed, mx::expand_dims(first, {2, 3}, s), s), s);
   }
+  // Rank 1 without a norm is finished where it is made.
+  std::optional<mamba3_stages::Finish> finish;
+  if (z.rank == 1 && !o.mimo_x && !o.mimo_z && !o.mimo_o && !o.out_norm_weight) {
+    finish = mamba3_stages::Finish{o.D, o.z};
+  }
   const auto [y, ssm, last_phi] = mamba3_stages::turned_core(log, w, gamma, v, B, C, o.B_bias, o.C_bias, phases, state,
-                                                             o.cu_seqlens, o.chunk_size, o.pairing, s);
+                                                             o.cu_seqlens, o.chunk_size, o.pairing, finish, s);
 
-  const auto out = mamba3_stages::combine(y, in.x, o, s);
+  const auto out = finish ? y : mamba3_stages::combine(y, in.x, o, s);
 
   // An empty sequence hands its state on; its seed has beta 0.
   const auto one = [&](const mx::array& a) { return mx::expand_dims(a, 1, s); };

@@ -155,6 +155,28 @@ TEST_CASE("#911: packed sequences are the separate ones, phases and last values 
   }
 }
 
+TEST_CASE("gradients are the same whether the forward pass ran before or not, gated or not") {
+  for (const bool gate : {false, true}) {
+    const auto normal = [](mx::Shape shape, uint64_t seed) { return mx::random::normal(shape, mx::float32, mx::random::key(seed)); };
+    const std::vector<mx::array> in{normal({1, 19, 2, 4}, 1), normal({1, 19, 1, 1, 8}, 2), normal({1, 19, 1, 1, 8}, 3),
+                                    normal({1, 19, 2}, 4),    normal({1, 19, 2}, 5),       normal({1, 19, 2}, 6),
+                                    normal({1, 19, 2}, 7),    normal({1, 19, 2, 4}, 8),    normal({2}, 9)};
+    const auto run = [&](bool before) {
+      const auto f = [&](const std::vector<mx::array>& a) {
+        Mamba3Options o;
+        o.angle = a[6], o.D = a[8];
+        if (gate) o.z = a[7];
+        const auto y = mamba3(a[0], a[1], a[2], a[3], a[4], a[5], o);
+        if (before) mx::eval(y);
+        return std::vector<mx::array>{y};
+      };
+      return mx::vjp(f, in, {normal({1, 19, 2, 4}, 10)}).second;
+    };
+    const auto lazy = run(false), early = run(true);
+    for (size_t i = 0; i < in.size(); i++) CHECK(mx::allclose(lazy[i], early[i], 1e-5, 1e-5).item<bool>());
+  }
+}
+
 TEST_CASE("all chunk sizes give the same") {
   Problem p = make_problem(1, 45, 2, 4, 2, 1, 6, 2);
   p.options.chunk_size = 1;

@@ -364,6 +364,7 @@ mx::array phase_composed(const mx::array& angle, const mx::array& dt, const mx::
 // states will be needed; if it ran before, the backward pass runs it again.
 struct Plan {
   std::atomic<bool> wanted{false}, filled{false};
+  std::atomic<bool> ran_without{false};  ///< it ran before that
 };
 
 enum CoreInput { kLog, kW, kG, kV, kK, kQ, kInitial, kCoreInputs };
@@ -487,11 +488,12 @@ class Core : public ops::CpuPrimitive {
   const std::shared_ptr<Plan> plan_;
 };
 
-enum TurnedInput { kTLog, kTW, kTG, kTV, kTInitial, kTB, kTC, kTBBias, kTCBias, kTAngle, kTDt, kTPhase };
+enum TurnedInput { kTLog, kTW, kTG, kTV, kTInitial, kTB, kTC, kTBBias, kTCBias, kTAngle, kTDt, kTPhase, kTD, kTZ };
 
 struct TurnedConfig {
   RotaryPairing pairing;
   bool B_bias = false, C_bias = false, phi = false;
+  bool finish = false, D = false, z = false;
 };
 
 // The core with the keys and queries made inside. The backward pass makes them as
@@ -523,14 +525,26 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
         p.angle = get(kTAngle), p.dt = get(kTDt), p.initial_phi = get(kTPhase);
         p.last_phi = out[3].data<T>();
       }
-      p.y = out[0].data<T>(), p.final = out[1].data<T>();
+      p.final = out[1].data<T>();
       const bool wanted = plan_->wanted;
-      if (wanted) {
-        ops::allocate(encoder, out[2], name());
-        p.states = out[2].data<T>();
-      } else {
+      const auto keep = [&](mx::array& a, bool there) -> T* {
+        if (there) {
+          ops::allocate(encoder, a, name());
+          return a.data<T>();
+        }
         // Nobody reads it: a stub keeps the engine's bookkeeping whole.
-        out[2].set_data(mx::allocator::malloc(sizeof(T)));
+        a.set_data(mx::allocator::malloc(sizeof(T)));
+        return nullptr;
+      };
+      p.states = keep(out[2], wanted);
+      T* const before = keep(out[4], wanted && config_.finish);
+      if (!wanted) plan_->ran_without = true;
+      if (config_.finish) {
+        p.out = out[0].data<T>(), p.y = before;
+        if (config_.D) p.D = get(kTD);
+        if (config_.z) p.z = get(kTZ);
+      } else {
+        p.y = out[0].data<T>();
       }
       plan_->filled = wanted;
       encoder.dispatch([p, cu = cu_] { kernel::mamba3_core_spans(p); });
@@ -563,8 +577,29 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
     Arrays sources;
     for (const int i : there) sources.push_back(primals[i]);
     const Arrays turned = turn(sources);
-    const Arrays inputs{primals[kTLog], primals[kTW],       primals[kTG], primals[kTV],  turned[0],
-                        turned[1],      primals[kTInitial], outputs[2],   cotangents[0], cotangents[1]};
+    // Behind the core: from the gradient of the output to those of y, v, D and z.
+    mx::array dy = cotangents[0];
+    std::vector<int> behind;
+    Arrays finish_gradients;
+    if (config_.finish) {
+      Mamba3Options o;
+      Arrays list{y_of(primals, outputs, turned), mx::squeeze(primals[kTV], 3, stream())};
+      if (config_.D) behind.push_back(kTD), list.push_back(primals[kTD]);
+      if (config_.z) behind.push_back(kTZ), list.push_back(primals[kTZ]);
+      const bool D = config_.D, z = config_.z;
+      finish_gradients = mx::vjp(
+                             [=, this](const Arrays& a) {
+                               Mamba3Options options;
+                               if (D) options.D = a[2];
+                               if (z) options.z = a.back();
+                               return Arrays{mamba3_stages::combine(a[0], a[1], options, stream())};
+                             },
+                             list, {cotangents[0]})
+                             .second;
+      dy = finish_gradients[0];
+    }
+    const Arrays inputs{primals[kTLog], primals[kTW],       primals[kTG], primals[kTV], turned[0],
+                        turned[1],      primals[kTInitial], outputs[2],   dy,           cotangents[1]};
     std::vector<mx::Shape> shapes;
     for (int i = 0; i < kCoreInputs; i++) shapes.push_back(inputs[i].shape());
     const Arrays d = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
@@ -575,7 +610,12 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
     Arrays result;
     for (const int i : argnums) {
       const auto at = std::find(there.begin(), there.end(), i);
-      if (at != there.end()) {
+      const auto after = std::find(behind.begin(), behind.end(), i);
+      if (after != behind.end()) {
+        result.push_back(finish_gradients[static_cast<size_t>(2 + (after - behind.begin()))]);
+      } else if (i == kTV && config_.D) {
+        result.push_back(mx::add(d[kV], mx::expand_dims(finish_gradients[1], 3, stream()), stream()));
+      } else if (at != there.end()) {
         result.push_back(through[static_cast<size_t>(at - there.begin())]);
       } else if (i <= kTInitial) {
         constexpr int kOfCore[] = {kLog, kW, kG, kV, kInitial};
@@ -589,6 +629,16 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
   const char* name() const override { return "mamba3_core"; }
 
  private:
+  // What the finish started from: kept by the forward pass, or made again if that ran
+  // before anyone asked for a gradient.
+  mx::array y_of(const Arrays& primals, const Arrays& outputs, const Arrays& turned) {
+    if (!plan_->ran_without) return outputs[4];
+    return mx::array::make_arrays({primals[kTV].shape(), primals[kTInitial].shape(), outputs[2].shape()},
+                                  {3, primals[kTV].dtype()}, std::make_shared<Core>(stream(), cu_, chunk_),
+                                  {primals[kTLog], primals[kTW], primals[kTG], primals[kTV], turned[0], turned[1],
+                                   primals[kTInitial]})[0];
+  }
+
   const Borders cu_;
   const int64_t chunk_;
   const TurnedConfig config_;
@@ -800,7 +850,7 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
                        const mx::array& B, const mx::array& C, const std::optional<mx::array>& B_bias,
                        const std::optional<mx::array>& C_bias, const std::optional<Phases>& phases,
                        const mx::array& initial, const std::vector<int32_t>& cu_seqlens, int64_t chunk,
-                       RotaryPairing pairing, mx::Stream stream) {
+                       RotaryPairing pairing, const std::optional<Finish>& finish, mx::Stream stream) {
   const int heads = v.shape(2);
   const Borders cu = borders_of(cu_seqlens);
   const kernel::Mamba3Shape s = core_shape(v, B.shape(4), cu, chunk);
@@ -812,7 +862,10 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
     }
     const auto k = rotate(B, B_bias, phi, heads, pairing, stream), q = rotate(C, C_bias, phi, heads, pairing, stream);
     const auto [y, final] = core(log, w, g, v, k, q, initial, cu_seqlens, chunk, stream);
-    return {y, final, last};
+    if (!finish) return {y, final, last};
+    Mamba3Options o;
+    o.D = finish->D, o.z = finish->z;
+    return {combine(y, mx::squeeze(v, 3, stream), o, stream), final, last};
   }
   const Arrays in{log,
                   w,
@@ -825,13 +878,18 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
                   C_bias.value_or(ops::absent()),
                   phases ? phases->angle : ops::absent(),
                   phases ? phases->dt : ops::absent(),
-                  phases ? phases->initial : ops::absent()};
+                  phases ? phases->initial : ops::absent(),
+                  finish ? finish->D.value_or(ops::absent()) : ops::absent(),
+                  finish ? finish->z.value_or(ops::absent()) : ops::absent()};
   const mx::Shape states{static_cast<int>(s.slots()), static_cast<int>(s.heads), static_cast<int>(s.state),
                          static_cast<int>(s.headdim)};
-  const TurnedConfig config{pairing, B_bias.has_value(), C_bias.has_value(), phases.has_value()};
+  TurnedConfig config{pairing, B_bias.has_value(), C_bias.has_value(), phases.has_value()};
+  if (finish) config.finish = true, config.D = finish->D.has_value(), config.z = finish->z.has_value();
   const mx::Shape last = phases ? phases->initial.shape() : mx::Shape{1};
+  mx::Shape result = v.shape();
+  if (finish) result.erase(result.begin() + 3);
   const Arrays out =
-      mx::array::make_arrays({v.shape(), initial.shape(), states, last}, std::vector<mx::Dtype>(4, v.dtype()),
+      mx::array::make_arrays({result, initial.shape(), states, last, v.shape()}, std::vector<mx::Dtype>(5, v.dtype()),
                              std::make_shared<TurnedCorePrimitive>(stream, cu, chunk, config), in);
   return {out[0], out[1], phases ? std::optional(out[3]) : std::nullopt};
 }

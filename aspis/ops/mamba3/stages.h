@@ -44,8 +44,15 @@ struct Phases {
   mx::array angle, dt, initial;
 };
 
+/// What rank 1 without a norm goes through behind the core: out = (y + D v) silu(z).
+struct Finish {
+  std::optional<mx::array> D;  ///< {H}
+  std::optional<mx::array> z;  ///< {B, L, H, P}
+};
+
 struct TurnedCore {
-  mx::array y, final;
+  mx::array y;  ///< {B, L, H, R, P}, or {B, L, H, P} with `finish`
+  mx::array final;
   std::optional<mx::array> last_phi;  ///< {S, H, A} if there are phases
 };
 
@@ -55,7 +62,7 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
                        const mx::array& B, const mx::array& C, const std::optional<mx::array>& B_bias,
                        const std::optional<mx::array>& C_bias, const std::optional<Phases>& phases,
                        const mx::array& initial, const std::vector<int32_t>& cu_seqlens, int64_t chunk,
-                       RotaryPairing pairing, mx::Stream stream);
+                       RotaryPairing pairing, const std::optional<Finish>& finish, mx::Stream stream);
 
 /// The last token of each sequence, a {B, L, ..} -> {S, ..}; of an empty one, `otherwise`.
 mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu_seqlens, const mx::array& otherwise,

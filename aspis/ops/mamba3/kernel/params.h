@@ -52,6 +52,10 @@ struct Mamba3CoreParams {
   T* final = nullptr;                                  ///< {rows, H, P, N}
   T* states = nullptr;                                 ///< null or {slots, H, N, P}: before each chunk
   RotaryParams<T> key, query;                          ///< what k and q are made from, block by block; phi of neither
+  /// Rank 1 only: `out` = (y + D v) silu(z) in the same pass, y being kept only if it is there.
+  T* out = nullptr;      ///< {B, L, H, P}
+  const T* D = nullptr;  ///< null or {H}
+  const T* z = nullptr;  ///< null or {B, L, H, P}
   /// The phases by which key and query turn grow along the way; null without angles.
   const T *angle = nullptr, *dt = nullptr;  ///< {B, L, S}, {B, L, H}
   const T* initial_phi = nullptr;           ///< {rows, H, S}

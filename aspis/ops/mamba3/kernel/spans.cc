@@ -107,7 +107,10 @@ class Head {
       }
       block.ahead[0] = {p_.v + next * R * P, following, s_.heads * R * P};
     }
-    block.ahead[1] = {p_.y + (token * s_.heads + h_) * R * P, tokens, s_.heads * R * P};
+    const int64_t here = (token * s_.heads + h_) * R * P;
+    block.ahead[1] = {(p_.out ? p_.out : p_.y) + here, tokens, s_.heads * R * P};
+    if (p_.z) block.ahead[2] = {p_.z + here, tokens, s_.heads * P};
+    if (p_.out && p_.y) block.ahead[3] = {p_.y + here, tokens, s_.heads * P};
     held.block(block);
     for (int64_t m = 0; m < spans; m++) write_span(token, rows, m);
   }
@@ -214,9 +217,18 @@ class Head {
     SpanOutput<T> o{n, P, width_, decay + kSquare, kReached, kStart, weights, x_ + m * kSpan * width_,
                     y_ + m * kSpan * width_};
     o.last = last;
-    T* const y = p_.y + (first * s_.heads + h_) * R * P;
+    T* const y = p_.y ? p_.y + (first * s_.heads + h_) * R * P : nullptr;
     if (R == 1) {
-      o.out = y, o.out_stride = s_.heads * P;
+      o.out_stride = s_.heads * P;
+      if (p_.out) {
+        const int64_t at = (first * s_.heads + h_) * P;
+        o.out = p_.out + at;
+        o.before_skip = p_.y ? y : nullptr;
+        if (p_.D) o.D = p_.D + h_;
+        if (p_.z) o.z = p_.z + at, o.z_stride = s_.heads * P;
+      } else {
+        o.out = y;
+      }
       span_loops<T>().output(o);
       return;
     }
