@@ -7,6 +7,7 @@
 #include <atomic>
 #include <memory>
 #include <numbers>
+#include <tuple>
 
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/common/composed_trig.h"
@@ -187,6 +188,7 @@ class PhaseVjp : public ops::CpuPrimitive {
       kernel::Mamba3PhaseVjpParams<T> d;
       d.in = phase_params<T>(encoder, in, cu_, name());
       d.dphi = ops::packed<T>(encoder, in[3], name());
+      d.dlast = ops::packed<T>(encoder, in[4], name());
       for (auto& o : out) ops::allocate(encoder, o, name());
       d.dangle = out[0].data<T>(), d.ddt = out[1].data<T>(), d.dinitial = out[2].data<T>();
       encoder.dispatch([d, cu = cu_] { kernel::mamba3_phase_vjp(d); });
@@ -207,8 +209,8 @@ class Phase : public ops::CpuPrimitive {
     ops::dispatch_float(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
       auto p = phase_params<T>(encoder, in, cu_, name());
-      ops::allocate(encoder, out[0], name());
-      p.phi = out[0].data<T>();
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      p.phi = out[0].data<T>(), p.last = out[1].data<T>();
       encoder.dispatch([p, cu = cu_] { kernel::mamba3_phase(p); });
     });
   }
@@ -216,7 +218,7 @@ class Phase : public ops::CpuPrimitive {
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays&) override {
     Arrays inputs = primals;
-    inputs.push_back(cotangents[0]);
+    inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
     const Arrays all =
         mx::array::make_arrays({primals[0].shape(), primals[1].shape(), primals[2].shape()},
                                {3, primals[0].dtype()}, std::make_shared<PhaseVjp>(stream(), cu_), inputs);
@@ -567,11 +569,13 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
         const auto at = std::find(there.begin(), there.end(), which);
         return at == there.end() ? std::nullopt : std::optional(a[static_cast<size_t>(at - there.begin())]);
       };
-      std::optional<mx::array> phi;
-      if (config_.phi) phi = mamba3_stages::phase(*get(kTAngle), *get(kTDt), *get(kTPhase), cu, stream());
+      std::optional<mx::array> phi, last;
+      if (config_.phi) {
+        std::tie(phi, last) = mamba3_stages::phase(*get(kTAngle), *get(kTDt), *get(kTPhase), cu, stream());
+      }
       Arrays out{mamba3_stages::rotate(a[0], get(kTBBias), phi, heads, config_.pairing, stream()),
                  mamba3_stages::rotate(a[1], get(kTCBias), phi, heads, config_.pairing, stream())};
-      if (phi) out.push_back(mamba3_stages::last_tokens(*phi, cu, *get(kTPhase), stream()));
+      if (last) out.push_back(*last);
       return out;
     };
     Arrays sources;
@@ -792,13 +796,17 @@ Weights weights(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& 
   return {out[0], out[1], out[2], out[3]};
 }
 
-mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
-                const std::vector<int32_t>& cu_seqlens, mx::Stream stream) {
-  if (composed(stream) || dt.size() == 0) return phase_composed(angle, dt, initial, cu_seqlens, stream);
-  mx::Shape shape = dt.shape();
-  shape.push_back(angle.shape(2));
-  return mx::array(shape, dt.dtype(), std::make_shared<Phase>(stream, borders_of(cu_seqlens)),
-                   {angle, dt, initial});
+std::pair<mx::array, mx::array> phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
+                                      const std::vector<int32_t>& cu_seqlens, mx::Stream stream) {
+  if (composed(stream) || angle.size() == 0 || dt.size() == 0) {
+    const auto phi = phase_composed(angle, dt, initial, cu_seqlens, stream);
+    return {phi, last_tokens(phi, cu_seqlens, initial, stream)};
+  }
+  const mx::Shape shape{angle.shape(0), angle.shape(1), dt.shape(2), angle.shape(2)};
+  const Arrays out = mx::array::make_arrays({shape, initial.shape()}, {2, angle.dtype()},
+                                            std::make_shared<Phase>(stream, borders_of(cu_seqlens)),
+                                            {angle, dt, initial});
+  return {out[0], out[1]};
 }
 
 mx::array rotate(const mx::array& x, const std::optional<mx::array>& bias, const std::optional<mx::array>& phi,
@@ -857,8 +865,7 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
   if (composed(stream) || v.size() == 0 || !s.recurrent || !kernel::mamba3_spans_fit(s)) {
     std::optional<mx::array> phi, last;
     if (phases) {
-      phi = phase(phases->angle, phases->dt, phases->initial, cu_seqlens, stream);
-      last = last_tokens(*phi, cu_seqlens, phases->initial, stream);
+      std::tie(phi, last) = phase(phases->angle, phases->dt, phases->initial, cu_seqlens, stream);
     }
     const auto k = rotate(B, B_bias, phi, heads, pairing, stream), q = rotate(C, C_bias, phi, heads, pairing, stream);
     const auto [y, final] = core(log, w, g, v, k, q, initial, cu_seqlens, chunk, stream);

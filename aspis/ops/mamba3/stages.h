@@ -23,9 +23,10 @@ struct Weights {
 Weights weights(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap, const Mamba3Options& options,
                 mx::Stream stream);
 
-/// phi {B, L, H, A} of angle {B, L, A}, dt {B, L, H} and initial {S, H, A}.
-mx::array phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
-                const std::vector<int32_t>& cu_seqlens, mx::Stream stream);
+/// phi {B, L, H, A} of angle {B, L, A}, dt {B, L, H} and initial {S, H, A}, and that of
+/// the last token of each sequence {S, H, A}.
+std::pair<mx::array, mx::array> phase(const mx::array& angle, const mx::array& dt, const mx::array& initial,
+                                      const std::vector<int32_t>& cu_seqlens, mx::Stream stream);
 
 /// x {B, L, R, G, N} for each of `heads` heads, with bias {H, R, N} and turned by
 /// phi {B, L, H, A} where they are given: {B, L, H, R, N}.

@@ -103,6 +103,7 @@ struct Mamba3PhaseParams {
   const T* dt = nullptr;       ///< {B, L, H}
   const T* initial = nullptr;  ///< {rows, H, S}
   T* phi = nullptr;            ///< {B, L, H, S}
+  T* last = nullptr;           ///< null or {rows, H, S}: of the last token, or the initial one without tokens
 };
 
 template <typename T>
@@ -110,6 +111,7 @@ struct Mamba3PhaseVjpParams {
   Mamba3PhaseParams<T> in;  ///< phi is not used
   const T* dphi = nullptr;
   T *dangle = nullptr, *ddt = nullptr, *dinitial = nullptr;
+  const T* dlast = nullptr;  ///< null (zero) or {rows, H, S}
 };
 
 template <typename T>

@@ -82,6 +82,7 @@ void mamba3_phase(const Mamba3PhaseParams<T>& p) {
       loops.advance(s.angles, p.dt[t * s.heads + h], turns.data() + t * s.angles, phi.data());
       std::copy(phi.begin(), phi.end(), p.phi + (t * s.heads + h) * s.angles);
     }
+    if (p.last) std::copy(phi.begin(), phi.end(), p.last + task * s.angles);
   });
 }
 
@@ -98,6 +99,7 @@ void mamba3_phase_vjp(const Mamba3PhaseVjpParams<T>& d) {
     const auto [first, last] = span_of(p, task / s.heads);
     T* const sum = d.dinitial + task * S;  // ends as the gradient of the first phase
     std::fill_n(sum, S, T(0));
+    if (d.dlast) std::copy_n(d.dlast + task * S, S, sum);
     for (int64_t t = last - 1; t >= first; t--) {
       const int64_t at = t * s.heads + h;
       T ddt = 0;
