@@ -10,6 +10,7 @@
 #include "aspis/base/error.h"
 #include "aspis/ops/harness/harness_doctest.h"
 #include "aspis/ops/selective_scan/pairs.h"
+#include "aspis/ops/selective_scan/scan_modes.h"
 #include "aspis/ops/selective_scan/selective_scan_cases.h"
 
 using namespace aspis;
@@ -312,6 +313,35 @@ TEST_CASE("complex64 A, B, C and states: values, steps, and gradients by both pa
   CHECK(message(A, tokens(B, 0, 5), p.u, std::nullopt).find("got {2, 5, 3}") != std::string::npos);
   CHECK(message(A, B, p.u, normal({2, 7, 6}, 3)) ==
         "[selective_scan] initial_state must have shape {.., D, N} with N = 3; got {2, 7, 6}");
+}
+
+TEST_CASE("every scan mode of mlx-vision-mamba is the operator, with gradients, beyond 16 states and 32 tokens") {
+  const Problem p = make_problem(2, 40, 6, 20);
+  const auto delta = mx::abs(p.delta);
+  ScanOptions o;
+  o.D = p.options.D;
+  const auto want = selective_scan(p.u, delta, p.A, p.B, p.C, o);
+  const Arrays inputs = {p.u, delta, p.A, p.B, p.C, *p.options.D};
+  const auto gradients = [&](const std::function<mx::array(const Arrays&)>& f) {
+    return mx::vjp([&](const Arrays& in) { return Arrays{f(in)}; }, inputs, {normal({2, 40, 6}, 30)}).second;
+  };
+  const auto want_gradients = gradients([](const Arrays& in) {
+    ScanOptions with_D;
+    with_D.D = in[5];
+    return selective_scan(in[0], in[1], in[2], in[3], in[4], with_D);
+  });
+  REQUIRE(scan_mode_names().size() == 8);
+  for (const auto& mode : scan_mode_names()) {
+    CAPTURE(mode);
+    const ScanFunction scan = scan_function(mode);
+    CHECK(mx::array_equal(scan(p.u, delta, p.A, p.B, p.C, *p.options.D, {}), want).item<bool>());
+    const auto got = gradients(
+        [&](const Arrays& in) { return scan(in[0], in[1], in[2], in[3], in[4], in[5], mx::StreamOrDevice{}); });
+    for (size_t i = 0; i < got.size(); i++) CHECK(mx::array_equal(got[i], want_gradients[i]).item<bool>());
+  }
+  CHECK((scan_function("metal_train") == selective_scan_metal_trainable));
+  CHECK((scan_function("chunked") == selective_scan_chunked));
+  CHECK_THROWS_WITH_AS(scan_function("metl"), doctest::Contains("Try: metal"), Error);
 }
 
 TEST_CASE("golden vector of the specification") {
