@@ -31,8 +31,15 @@ kernel::Conv1dParams<T> params_of(mx::cpu::CommandEncoder& encoder, const Config
   p.reach = config.symmetric ? (p.width - 1) / 2 : p.width - 1;
   p.silu = config.silu, p.reverse = config.reverse;
   p.sequences = config.sequences.get(), p.states = config.states;
-  const auto x = ops::strided<T>(encoder, in[kX], name);
-  p.x = x.data, p.x_batch = x[0], p.x_token = x[1];
+  const auto& strides = in[kX].strides();
+  if (strides[2] > 1 && p.channels > 1 && strides[0] >= 0 && strides[1] >= 0) {
+    // Channels-first data.
+    encoder.set_input_array(in[kX]);
+    p.x = in[kX].data<T>(), p.x_batch = strides[0], p.x_token = strides[1], p.x_channel = strides[2];
+  } else {
+    const auto x = ops::strided<T>(encoder, in[kX], name);
+    p.x = x.data, p.x_batch = x[0], p.x_token = x[1];
+  }
   p.weight = ops::packed<T>(encoder, in[kWeight], name);
   if (config.bias) p.bias = ops::packed<T>(encoder, in[kBias], name);
   if (config.initial) {

@@ -39,9 +39,9 @@ struct Conv1dOptions {
 /// permuted copy is made. Inputs before the first step come from
 /// `initial_state` or are 0.
 ///
-/// @param x       {B, L, D}, floating point. Rows may have gaps: a slice along
-///                any axis is read in place; a transposed view of channels-first
-///                data {B, D, L} is copied once. float16 and bfloat16 are computed in float32
+/// @param x       {B, L, D}, floating point. A slice along any axis and a
+///                transposed view of channels-first data {B, D, L} are read in
+///                place. float16 and bfloat16 are computed in float32
 /// @param weight  {D, W}, any W >= 1; 2, 3 and 4 are the fast ones
 /// @return {B, L, D} of x's dtype
 ///

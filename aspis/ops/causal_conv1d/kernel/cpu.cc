@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "aspis/base/parallel.h"
@@ -86,13 +87,62 @@ Block block_of(int64_t task, int64_t all_channels, int64_t channels) {
   return {task / blocks, at, std::min(channels, all_channels - at)};
 }
 
-// Where the input of step t begins; `zeros` stands for what lies outside.
+// Where the input of step t begins, for channels from `channel` on; `zeros` stands for
+// what lies outside.
 template <typename T>
-const T* input_row(const Conv1dParams<T>& p, const Sequence& q, const T* zeros, int64_t t) {
-  if (t >= q.length || (t < 0 && (!p.initial || q.initial < 0))) return zeros;
-  if (t < 0) return p.initial + q.initial * p.initial_batch + (p.width - 1 + t) * p.initial_token;
-  return p.x + q.row * p.x_batch + p.token(q, t) * p.x_token;
+const T* input_row(const Conv1dParams<T>& p, const Sequence& q, const T* zeros, int64_t channel, int64_t t) {
+  if (t >= q.length || (t < 0 && (!p.initial || q.initial < 0))) return zeros + channel;
+  if (t < 0) return p.initial + q.initial * p.initial_batch + (p.width - 1 + t) * p.initial_token + channel;
+  return p.x + q.row * p.x_batch + p.token(q, t) * p.x_token + channel;
 }
+
+// The inputs of steps [first, last) for the channels of a block: where they lie, or, if channels
+// are apart, turned into rows of scratch. Steps outside the sequence need none.
+template <typename T>
+class Inputs {
+ public:
+  Inputs(const Conv1dParams<T>& p, const Sequence& q, const T* zeros, const Block& b, int64_t first, int64_t last,
+         T* scratch)
+      : p_(p), q_(q), zeros_(zeros), channel_(b.channel), stride_(padded(b.channels)) {
+    if (p.x_channel == 1) return;
+    rows_ = scratch;
+    first_ = std::max<int64_t>(0, first);
+    const int64_t count = std::min(q.length, last) - first_;
+    // Tiles of a cache line in both directions.
+    constexpr int64_t kTile = 16;
+    for (int64_t i0 = 0; i0 < count; i0 += kTile) {
+      const int64_t i1 = std::min(count, i0 + kTile);
+      const T* tokens[kTile];
+      for (int64_t i = i0; i < i1; i++) {
+        tokens[i - i0] = p.x + q.row * p.x_batch + p.token(q, first_ + i) * p.x_token + b.channel * p.x_channel;
+      }
+      for (int64_t c0 = 0; c0 < b.channels; c0 += kTile) {
+        const int64_t c1 = std::min(b.channels, c0 + kTile);
+        for (int64_t c = c0; c < c1; c++) {
+          for (int64_t i = i0; i < i1; i++) scratch[i * stride_ + c] = tokens[i - i0][c * p.x_channel];
+        }
+      }
+    }
+  }
+
+  const T* row(int64_t t) const {
+    if (rows_ && t >= 0 && t < q_.length) return rows_ + (t - first_) * stride_;
+    return input_row(p_, q_, zeros_, channel_, t);
+  }
+
+  /// Elements of scratch for pieces of `steps` steps and what lies around them.
+  static int64_t scratch_size(const Conv1dParams<T>& p, int64_t steps, int64_t channels) {
+    return p.x_channel == 1 ? 0 : (steps + 3 * (p.width - 1)) * padded(std::min(p.channels, channels));
+  }
+
+ private:
+  const Conv1dParams<T>& p_;
+  const Sequence& q_;
+  const T* zeros_;
+  const int64_t channel_, stride_;
+  const T* rows_ = nullptr;
+  int64_t first_ = 0;
+};
 
 // out(t) = bias + sum_k w_k in(t - reach + k) for t in [first, last).
 template <typename T, typename In, typename Out>
@@ -121,8 +171,12 @@ void copy_final_states(const Conv1dParams<T>& p, const Pieces& pieces, const T* 
       const Sequence& q = *pieces.list[i].sequence;
       if (pieces.list[i].last != q.length || q.last < 0) continue;
       for (int64_t j = 0; j < states; j++) {
-        const T* row = input_row(p, q, zeros, q.length - states + j);
-        std::memcpy(p.final_state + (q.last * states + j) * p.channels, row, sizeof(T) * p.channels);
+        const int64_t t = q.length - states + j;
+        const T* row = input_row(p, q, zeros, 0, t);
+        T* to = p.final_state + (q.last * states + j) * p.channels;
+        const int64_t apart = t >= 0 ? p.x_channel : 1;
+        for (int64_t c = 0; apart != 1 && c < p.channels; c++) to[c] = row[c * apart];
+        if (apart == 1) std::memcpy(to, row, sizeof(T) * p.channels);
       }
     }
   });
@@ -133,7 +187,7 @@ template <typename T>
 class GradPiece {
  public:
   GradPiece(const Conv1dVjpParams<T>& p, const Conv1dRowKernels<T>& kernels, const T* packed, const T* flipped,
-            const T* zeros, const Piece& piece, const Block& b, T* scratch, T* sums)
+            const T* zeros, const Piece& piece, const Block& b, T* scratch, T* turned, T* sums)
       : p_(p),
         f_(p.forward),
         kernels_(kernels),
@@ -151,6 +205,9 @@ class GradPiece {
     // dx at t meets dpre at t + reach - k.
     dpre_first_ = std::max<int64_t>(0, begin_ + f_.reach - (f_.width - 1));
     dpre_last_ = std::min(q_.length, last_ + f_.reach);
+    if (!q_.padding) {
+      inputs_.emplace(f_, q_, zeros, b, dpre_first_ - f_.reach, dpre_last_ + f_.width - 1 - f_.reach, turned);
+    }
   }
 
   void run() {
@@ -184,7 +241,7 @@ class GradPiece {
     return a;
   }
 
-  const T* input(int64_t t) const { return input_row(f_, q_, zeros_, t) + b_.channel; }
+  const T* input(int64_t t) const { return inputs_->row(t); }
   const T* dout(int64_t t) const {
     return p_.dout + q_.row * p_.dout_batch + f_.token(q_, t) * p_.dout_token + b_.channel;
   }
@@ -254,6 +311,7 @@ class GradPiece {
   const Block b_;
   T *scratch_, *sums_;
   int64_t begin_, dpre_first_, dpre_last_;
+  std::optional<Inputs<T>> inputs_;
 };
 
 template <typename T>
@@ -319,7 +377,8 @@ void conv1d(const Conv1dParams<T>& p) {
     fill_nan(p.final_state, p.state_count() * states * p.channels);
     return;
   }
-  if (p.length == 1 && !p.sequences && p.reach == states && p.width >= 2 && p.width <= 4) return conv1d_token(p);
+  const bool token = p.length == 1 && !p.sequences && p.reach == states && p.x_channel == 1;
+  if (token && p.width >= 2 && p.width <= 4) return conv1d_token(p);
   const auto kernels = conv1d_row_kernels<T>();
   T* const zeros = static_cast<T*>(p.workspace);
   T* const packed = zeros + padded(p.channels);
@@ -327,7 +386,10 @@ void conv1d(const Conv1dParams<T>& p) {
   kernels.pack(p.weight, p.bias, p.channels, p.width, false, packed);
 
   const Pieces pieces(p, token_block(p.channels));
-  parallel_for(pieces.part_count() * div_ceil(p.channels, kChannelBlock), [&](int64_t task) {
+  const int64_t turned_size = Inputs<T>::scratch_size(p, token_block(p.channels), kChannelBlock);
+  std::vector<std::vector<T>> turned(turned_size ? num_threads() : 0);
+  parallel_for(pieces.part_count() * div_ceil(p.channels, kChannelBlock), [&](int64_t task, int worker) {
+    if (turned_size && turned[worker].empty()) turned[worker].resize(turned_size);
     const Block b = block_of(task, p.channels, kChannelBlock);
     Conv1dRows<T> a;
     a.channels = b.channels;
@@ -342,9 +404,11 @@ void conv1d(const Conv1dParams<T>& p) {
         for (int64_t t = pieces.list[i].first; t < pieces.list[i].last; t++) std::fill_n(out(t), b.channels, T(0));
         continue;
       }
+      const int64_t first = pieces.list[i].first, last = pieces.list[i].last;
+      const Inputs<T> inputs(p, q, zeros, b, first - p.reach, last + p.width - 1 - p.reach,
+                             turned_size ? turned[worker].data() : nullptr);
       convolve(
-          kernels, a, p.reach, pieces.list[i].first, pieces.list[i].last, p.silu,
-          [&](int64_t t) { return input_row(p, q, zeros, t) + b.channel; }, out);
+          kernels, a, p.reach, first, last, p.silu, [&](int64_t t) { return inputs.row(t); }, out);
     }
   });
   if (p.final_state) copy_final_states(p, pieces, zeros);
@@ -383,14 +447,17 @@ void conv1d_vjp(const Conv1dVjpParams<T>& p) {
   if (tasks == 0) std::fill_n(partials, size, T(0));
   const int64_t scratch_rows = std::min(f.length, kGradTokenBlock + 2 * states);
   const int64_t scratch_size = scratch_rows * padded(std::min(f.channels, kGradChannelBlock));
+  const int64_t turned_size = Inputs<T>::scratch_size(f, kGradTokenBlock, kGradChannelBlock);
   std::vector<std::vector<T>> scratch(num_threads());
   parallel_for(tasks, [&](int64_t task, int worker) {
-    if (scratch[worker].empty()) scratch[worker].resize(scratch_size);
+    if (scratch[worker].empty()) scratch[worker].resize(scratch_size + turned_size);
     const Block b = block_of(task, f.channels, kGradChannelBlock);
     T* const sums = partials + b.part * size + b.channel * (f.width + 1);
     std::fill_n(sums, padded(b.channels) * (f.width + 1), T(0));
     for (int64_t i = pieces.parts[b.part]; i < pieces.parts[b.part + 1]; i++) {
-      GradPiece<T>(p, kernels, packed, flipped, zeros, pieces.list[i], b, scratch[worker].data(), sums).run();
+      GradPiece<T>(p, kernels, packed, flipped, zeros, pieces.list[i], b, scratch[worker].data(),
+                   scratch[worker].data() + scratch_size, sums)
+          .run();
     }
   });
   add_partials(kernels, partials, count, size);

@@ -24,6 +24,7 @@ struct Shape {
   bool symmetric = false, silu = true, reverse = false, order = false, bias = true, initial = false,
        final_state = false;
   bool dense = true;
+  bool channels_first = false;       // x lies {B, D, L}
   std::vector<int32_t> bounds = {};  // cu_seqlens
   std::vector<int32_t> ids = {};     // seq_idx
 
@@ -55,6 +56,20 @@ struct Problem {
     for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[rng.below(i)]);
     out.assign(s.batch * s.length * s.channels + 1, T(-7));
     final_state.assign(s.states() * states * s.channels + 1, T(-7));
+    if (s.channels_first) {
+      // The same values, channels apart.
+      p.x_channel = s.length + gap;
+      std::vector<T> turned(s.batch * s.channels * p.x_channel + gap);
+      for (int64_t b = 0; b < s.batch; b++) {
+        for (int64_t t = 0; t < s.length; t++) {
+          for (int64_t c = 0; c < s.channels; c++) {
+            turned[gap + (b * s.channels + c) * p.x_channel + t] = x[gap + b * p.x_batch + t * p.x_token + c];
+          }
+        }
+      }
+      x = std::move(turned);
+      p.x_batch = s.channels * p.x_channel, p.x_token = 1;
+    }
     p.x = x.data() + gap, p.weight = weight.data(), p.out = out.data();
     if (s.bias) p.bias = bias.data();
     if (s.order) p.order = order.data();
@@ -275,6 +290,33 @@ TEST_CASE("sequences are found from bounds and ids") {
                                                       {1, 1, 1, -1, -1, false},
                                                       {1, 0, 1, -1, -1, true}});
   same(kernel::row_sequences(2, 4), {{0, 0, 4, 0, 0, false}, {1, 0, 4, 1, 1, false}});
+}
+
+TEST_CASE("channels-first input gives the bits of channels-last, forward and backward, packed too") {
+  std::vector<Shape> list = shapes();
+  for (const int64_t width : {1, 2, 4, 7}) {
+    list.push_back({.batch = 1,
+                    .length = 90,
+                    .channels = 21,
+                    .width = width,
+                    .initial = true,
+                    .final_state = true,
+                    .bounds = {0, 1, 1, 40, 88, 90}});
+  }
+  for (Shape s : list) {
+    CAPTURE(describe(s));
+    Problem<float> last(s);
+    s.channels_first = true;
+    Problem<float> first(s);
+    for (auto* problem : {&last, &first}) {
+      kernel::conv1d(problem->p);
+      kernel::conv1d_vjp(problem->g);
+    }
+    for (size_t r = 0; r < last.results().size(); r++) {
+      const auto &a = *last.results()[r], &b = *first.results()[r];
+      CHECK_MESSAGE(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, kResultNames[r]);
+    }
+  }
 }
 
 TEST_CASE("conv1d kernels are bit-equal for 1, 2, 3 and 7 threads") {

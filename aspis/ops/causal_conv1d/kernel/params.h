@@ -7,7 +7,8 @@
 
 namespace aspis::kernel {
 
-/// Depthwise convolution over the tokens of {B, L, D}, channels contiguous.
+/// Depthwise convolution over the tokens of {B, L, D}. x may have its channels
+/// apart (channels-first data): tiles of it are turned as they are needed.
 ///
 /// Steps t = 0 .. L-1 visit the token `token(t)`: order[t] or t, counted from
 /// the end with `reverse`. With x_t the input of step t,
@@ -27,7 +28,7 @@ struct Conv1dParams {
   const int32_t* order = nullptr;  ///< {L} permutation, or null
 
   const T* x = nullptr;
-  int64_t x_batch = 0, x_token = 0;
+  int64_t x_batch = 0, x_token = 0, x_channel = 1;
   const T* weight = nullptr;   ///< {D, W}, dense
   const T* bias = nullptr;     ///< {D}, dense, or null
   const T* initial = nullptr;  ///< {states, W-1, D} or null
