@@ -29,8 +29,10 @@ struct Row {
 };
 
 [[noreturn]] void refuse(const std::string& where, const std::string& got) {
-  throw Error(ErrorKind::kData, {.where = where, .required = "a result of 'aspis bench --format json' is needed",
-                                 .got = got, .hint = "aspis bench --format json > " + where});
+  throw Error(ErrorKind::kData, {.where = where,
+                                 .required = "a result of 'aspis bench --format json' is needed",
+                                 .got = got,
+                                 .hint = "aspis bench --format json > " + where});
 }
 
 std::string text_of(const Json& row, const char* key, const std::string& where) {
@@ -49,7 +51,8 @@ std::optional<double> number_of(const Json& row, const std::string& key, const s
 }
 
 // Insertion order is kept in `order`.
-std::map<std::string, Row> rows_of(std::string_view text, const std::string& where, std::vector<std::string>& order) {
+std::map<std::string, Row> rows_of(std::string_view text, const std::string& where,
+                                   std::vector<std::string>& order) {
   JsonLimits limits;
   limits.bytes = int64_t{64} << 20;
   const Json json = parse_json_strict(text, where, ErrorKind::kData, limits);
@@ -70,9 +73,11 @@ std::map<std::string, Row> rows_of(std::string_view text, const std::string& whe
       const std::string prefix = kPasses[i];
       const auto ms = number_of(j, prefix + "_ms", where);
       if (!ms || *ms == 0) continue;
-      r.passes[i] = {*ms, number_of(j, prefix + "_spread", where).value_or(0), number_of(j, prefix + "_share", where).value_or(0)};
+      r.passes[i] = {*ms, number_of(j, prefix + "_spread", where).value_or(0),
+                     number_of(j, prefix + "_share", where).value_or(0)};
     }
-    const std::string key = fmt::format("{}\t{}\t{}\t{}\t{}\t{}", r.kind, r.name, r.case_name, r.dtype, r.isa, r.threads);
+    const std::string key =
+        fmt::format("{}\t{}\t{}\t{}\t{}\t{}", r.kind, r.name, r.case_name, r.dtype, r.isa, r.threads);
     if (rows.emplace(key, r).second) order.push_back(key);
   }
   return rows;
@@ -84,27 +89,32 @@ Comparison compare_results(std::string_view old_text, const std::string& old_nam
                            const std::string& new_name, const CompareOptions& o) {
   using report::Cell;
   require(o.threshold >= 0 && std::isfinite(o.threshold), [&] {
-    return Error::Parts{.where = "bench compare", .required = "the threshold must be a finite number from 0",
-                        .got = fmt::format("{}", o.threshold), .hint = {}};
+    return Error::Parts{.where = "bench compare",
+                        .required = "the threshold must be a finite number from 0",
+                        .got = fmt::format("{}", o.threshold),
+                        .hint = {}};
   });
   std::vector<std::string> old_order, new_order;
   const auto before = rows_of(old_text, old_name, old_order), after = rows_of(new_text, new_name, new_order);
   Comparison c;
   c.table = report::Table({{"kind", "kind"},
-                              {"name", "name"},
-                              {"case", "case"},
-                              {"dtype", "dtype"},
-                              {"isa", "isa"},
-                              {"threads", "threads", true},
-                              {"pass", "pass"},
-                              {"old", o.by_share ? "old share" : "old ms", true},
-                              {"new", o.by_share ? "new share" : "new ms", true},
-                              {"ratio", "ratio", true},
-                              {"spread", "spread", true},
-                              {"verdict", "verdict"}});
+                           {"name", "name"},
+                           {"case", "case"},
+                           {"dtype", "dtype"},
+                           {"isa", "isa"},
+                           {"threads", "threads", true},
+                           {"pass", "pass"},
+                           {"old", o.by_share ? "old share" : "old ms", true},
+                           {"new", o.by_share ? "new share" : "new ms", true},
+                           {"ratio", "ratio", true},
+                           {"spread", "spread", true},
+                           {"verdict", "verdict"}});
   const auto value = [&](const Row::Pass& p) { return o.by_share ? p.share : p.ms; };
-  const auto shown = [&](double v) { return Cell(v, o.by_share ? fmt::format("{:.1f} %", 100 * v) : fmt::format("{:.3f}", v)); };
-  const auto add = [&](const Row& r, int pass, Cell old_value, Cell new_value, Cell ratio, Cell spread, const char* verdict) {
+  const auto shown = [&](double v) {
+    return Cell(v, o.by_share ? fmt::format("{:.1f} %", 100 * v) : fmt::format("{:.3f}", v));
+  };
+  const auto add = [&](const Row& r, int pass, Cell old_value, Cell new_value, Cell ratio, Cell spread,
+                       const char* verdict) {
     c.table.add_row({r.kind, r.name, r.case_name, r.dtype, r.isa, r.threads, kPasses[pass], std::move(old_value),
                      std::move(new_value), std::move(ratio), std::move(spread), verdict});
   };
@@ -127,7 +137,10 @@ Comparison compare_results(std::string_view old_text, const std::string& old_nam
       const double spread = std::max(p.spread, q.spread);
       const double change = std::max(ratio, 1 / ratio) - 1;
       const bool counts = change > o.threshold && change > spread;
-      const char* verdict = !known ? "no bound" : counts ? (ratio > 1 ? "slower" : "faster") : change > o.threshold ? "within spread" : "same";
+      const char* verdict = !known                 ? "no bound"
+                            : counts               ? (ratio > 1 ? "slower" : "faster")
+                            : change > o.threshold ? "within spread"
+                                                   : "same";
       (counts ? (ratio > 1 ? c.slower : c.faster) : c.same)++;
       add(a, i, shown(value(p)), shown(value(q)), Cell(ratio, fmt::format("{:.3f}", ratio)),
           Cell(spread, fmt::format("{:.0f} %", 100 * spread)), verdict);
@@ -147,9 +160,11 @@ Comparison compare_results(std::string_view old_text, const std::string& old_nam
     if (found == after.end() || o.by_share) continue;
     const Row &x = before.at(key), &y = found->second;
     if (x.cpu != y.cpu) {
-      c.notes.push_back(fmt::format("the machines differ ({}; {}): --by share compares shares of the bound", x.cpu, y.cpu));
+      c.notes.push_back(
+          fmt::format("the machines differ ({}; {}): --by share compares shares of the bound", x.cpu, y.cpu));
     } else if (x.fma > 0 && y.fma > 0 && std::max(x.fma / y.fma, y.fma / x.fma) > 1.15) {
-      c.notes.push_back(fmt::format("the machine was not equally free: {:.0f} and {:.0f} GFLOP/s of multiply-adds", x.fma, y.fma));
+      c.notes.push_back(fmt::format("the machine was not equally free: {:.0f} and {:.0f} GFLOP/s of multiply-adds",
+                                    x.fma, y.fma));
     } else {
       continue;
     }

@@ -13,9 +13,10 @@ using nlohmann::json;
 namespace {
 
 json row(const std::string& name, double ms, double spread = 0.02, double share = 0.5) {
-  return {{"kind", "operator"}, {"name", name}, {"case", "a"}, {"dtype", "float32"}, {"isa", "avx2"}, {"cpu", "X"},
-          {"threads", 2}, {"forward_ms", ms}, {"forward_spread", spread}, {"forward_share", share},
-          {"both_ms", nullptr}};
+  return {{"kind", "operator"},     {"name", name},      {"case", "a"},
+          {"dtype", "float32"},     {"isa", "avx2"},     {"cpu", "X"},
+          {"threads", 2},           {"forward_ms", ms},  {"forward_spread", spread},
+          {"forward_share", share}, {"both_ms", nullptr}};
 }
 
 using Rows = std::vector<json>;
@@ -82,7 +83,8 @@ TEST_CASE("what is no result is refused with the name of the file") {
   for (const std::string& text : {std::string("{}"), std::string("[1]"), std::string("[{}]"), std::string("[{"),
                                   json(Rows{row("x", -1)}).dump(), std::string()}) {
     CAPTURE(text);
-    CHECK_THROWS_WITH_AS(bench::compare_results(json(good).dump(), "old.json", text, "new.json"), doctest::Contains("new.json"), Error);
+    CHECK_THROWS_WITH_AS(bench::compare_results(json(good).dump(), "old.json", text, "new.json"),
+                         doctest::Contains("new.json"), Error);
   }
   CHECK_THROWS_AS(compare(good, good, {.threshold = -1}), Error);
 }

@@ -64,7 +64,8 @@ int main(int argc, char** argv) {
     const harness::OpCase& c = instance->plain;
     const auto tensors = harness::make_inputs(c, 1, true);
     harness::Arrays inputs;
-    for (size_t i = 0; i < tensors.size(); i++) inputs.push_back(harness::to_array(tensors[i], c.inputs[i], mx::float32));
+    for (size_t i = 0; i < tensors.size(); i++)
+      inputs.push_back(harness::to_array(tensors[i], c.inputs[i], mx::float32));
     mx::eval(inputs);
     harness::Arrays outputs = instance->op(inputs);
     mx::eval(outputs);

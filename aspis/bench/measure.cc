@@ -61,36 +61,49 @@ const std::vector<BlockEntry>& block_registry() {
   const Init init(3);
   static const std::vector<BlockEntry> list{
       {"mamba_block", "Mamba-1 block with norm and residual, the sizes of Vim-Ti",
-       [init] { return block_subject("mamba_block", std::make_unique<ResidualMambaBlock>(mamba(192, 16), init), {8, 197, 192}, "N16"); }},
+       [init] {
+         return block_subject("mamba_block", std::make_unique<ResidualMambaBlock>(mamba(192, 16), init),
+                              {8, 197, 192}, "N16");
+       }},
       {"bidirectional_mamba_block", "two Mamba-1 blocks, one backwards",
        [init] {
-         return block_subject("bidirectional_mamba_block", std::make_unique<BidirectionalMambaBlock>(mamba(192, 16), init),
-                              {8, 197, 192}, "N16");
+         return block_subject("bidirectional_mamba_block",
+                              std::make_unique<BidirectionalMambaBlock>(mamba(192, 16), init), {8, 197, 192},
+                              "N16");
        }},
       {"multi_directional_mamba_block", "the demo's block, two directions",
        [init] {
          return block_subject("multi_directional_mamba_block",
-                              std::make_unique<MultiDirectionalMambaBlock>(mamba(64, 8), 2, std::vector<int64_t>{7, 7},
-                                                                           ScanOrder{}, init),
+                              std::make_unique<MultiDirectionalMambaBlock>(
+                                  mamba(64, 8), 2, std::vector<int64_t>{7, 7}, ScanOrder{}, init),
                               {128, 49, 64}, "N8 K2");
        }},
       {"mamba2_block", "Mamba-2 block, the sizes of mamba2-130m",
-       [init] { return block_subject("mamba2_block", std::make_unique<Mamba2Block>(Mamba2Config{}, init), {1, 2048, 768}, "N128"); }},
+       [init] {
+         return block_subject("mamba2_block", std::make_unique<Mamba2Block>(Mamba2Config{}, init), {1, 2048, 768},
+                              "N128");
+       }},
       {"mamba3_block", "Mamba-3 block, SISO, of the same sizes",
-       [init] { return block_subject("mamba3_block", std::make_unique<Mamba3Block>(Mamba3Config{}, init), {1, 2048, 768}, "N128"); }},
+       [init] {
+         return block_subject("mamba3_block", std::make_unique<Mamba3Block>(Mamba3Config{}, init), {1, 2048, 768},
+                              "N128");
+       }},
       {"mamba3_mimo_block", "Mamba-3 block, MIMO of rank 4",
        [init] {
          Mamba3Config c;
          c.rank = 4;
-         return block_subject("mamba3_mimo_block", std::make_unique<Mamba3Block>(c, init), {1, 1024, 768}, "N128 R4");
+         return block_subject("mamba3_mimo_block", std::make_unique<Mamba3Block>(c, init), {1, 1024, 768},
+                              "N128 R4");
        }},
       {"attention_block", "self-attention with its projections",
        [init] {
-         return block_subject("attention_block", std::make_unique<MultiHeadAttention>(384, 6, true, init), {8, 196, 384}, "H6");
+         return block_subject("attention_block", std::make_unique<MultiHeadAttention>(384, 6, true, init),
+                              {8, 196, 384}, "H6");
        }},
       {"transformer_block", "attention and MLP with norms and residuals, the sizes of ViT-Ti",
        [init] {
-         return block_subject("transformer_block", std::make_unique<TransformerBlock>(192, 3, 4, init), {8, 197, 192}, "H3");
+         return block_subject("transformer_block", std::make_unique<TransformerBlock>(192, 3, 4, init),
+                              {8, 197, 192}, "H3");
        }},
   };
   return list;
@@ -107,7 +120,9 @@ Subject model_subject(const std::string& name, int64_t batch, const Overrides& o
   for (const int64_t d : model->input_shape()) shape.push_back(static_cast<int>(d));
   s.input = random_input(shape);
   s.classes = model->num_classes();
-  s.forward = [m = model.get()](const mx::array& x) { return m->num_classes() > 0 ? m->logits(x) : m->forward_features(x); };
+  s.forward = [m = model.get()](const mx::array& x) {
+    return m->num_classes() > 0 ? m->logits(x) : m->forward_features(x);
+  };
   s.module = std::move(model);
   return s;
 }
@@ -134,7 +149,8 @@ Measurement measure_subject(Subject& s, const Passes& passes, double seconds, mx
 
   s.module->train();
   const auto batch = input.shape(0);
-  const auto labels = mx::remainder(mx::arange(0, batch, mx::int32), mx::array(static_cast<int>(std::max<int64_t>(1, s.classes))));
+  const auto labels =
+      mx::remainder(mx::arange(0, batch, mx::int32), mx::array(static_cast<int>(std::max<int64_t>(1, s.classes))));
   mx::eval(labels);
   const LossFn loss = [&](const std::vector<mx::array>& in) {
     const auto out = s.forward(in[0]);
@@ -195,8 +211,11 @@ mx::Dtype parse_dtype(const std::string& name) {
   if (name == "float32" || name == "f32") return mx::float32;
   if (name == "bfloat16" || name == "bf16") return mx::bfloat16;
   if (name == "float16" || name == "f16") return mx::float16;
-  throw Error(ErrorKind::kUsage, {.where = "--dtype-list", .required = "float32, bfloat16 or float16 is needed",
-                                  .got = "'" + name + "'", .hint = nearest_word(name, std::vector<std::string>{"float32", "bfloat16", "float16"})});
+  throw Error(ErrorKind::kUsage,
+              {.where = "--dtype-list",
+               .required = "float32, bfloat16 or float16 is needed",
+               .got = "'" + name + "'",
+               .hint = nearest_word(name, std::vector<std::string>{"float32", "bfloat16", "float16"})});
 }
 
 }  // namespace aspis::bench

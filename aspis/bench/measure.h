@@ -16,7 +16,7 @@ namespace aspis::bench {
 
 /// A layer or model with an input, ready to be timed.
 struct Subject {
-  std::string kind;       ///< "block", "model"
+  std::string kind;  ///< "block", "model"
   std::string name;
   std::string case_name;  ///< "8x196x192"
   std::unique_ptr<Module> module;

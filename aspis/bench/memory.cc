@@ -67,22 +67,31 @@ const std::vector<Form>& forms() {
   static const std::vector<Form> list{
       {"ssd",
        [](const MemoryOptions& o, int length) {
-         const mx::Shape rows{1, length, o.heads, o.headdim}, heads{1, length, o.heads}, matrix{1, length, 1, o.state};
-         return Arrays{values(rows, -1, 1),   values(heads, -4, -2),   values({o.heads}, -2, -1), values(matrix, -1, 1),
-                       values(matrix, -1, 1), values({o.heads}, 0, 1), values(rows, -1, 1),       values({o.heads}, -1, 0)};
+         const mx::Shape rows{1, length, o.heads, o.headdim}, heads{1, length, o.heads},
+             matrix{1, length, 1, o.state};
+         return Arrays{values(rows, -1, 1),   values(heads, -4, -2),   values({o.heads}, -2, -1),
+                       values(matrix, -1, 1), values(matrix, -1, 1),   values({o.heads}, 0, 1),
+                       values(rows, -1, 1),   values({o.heads}, -1, 0)};
        },
        run_ssd},
       {"mamba3",
        [](const MemoryOptions& o, int length) {
-         const mx::Shape rows{1, length, o.heads, o.headdim}, heads{1, length, o.heads}, matrix{1, length, 1, 1, o.state};
+         const mx::Shape rows{1, length, o.heads, o.headdim}, heads{1, length, o.heads},
+             matrix{1, length, 1, 1, o.state};
          const mx::Shape bias{o.heads, 1, o.state};
-         return Arrays{values(rows, -1, 1),     values(matrix, -1, 1),
-                       values(matrix, -1, 1),   values(heads, -4, -2),
-                       values(heads, -1, 1),    values(heads, -1, 1),
+         return Arrays{values(rows, -1, 1),
+                       values(matrix, -1, 1),
+                       values(matrix, -1, 1),
+                       values(heads, -4, -2),
+                       values(heads, -1, 1),
+                       values(heads, -1, 1),
                        values({1, length, std::max(1, o.state / 4)}, -1, 1),
-                       values({o.heads}, -1, 0), values({o.state}, 0.5f, 1),
-                       values({o.state}, 0.5f, 1), values(bias, -1, 1),
-                       values(bias, -1, 1),     values({o.heads}, 0, 1),
+                       values({o.heads}, -1, 0),
+                       values({o.state}, 0.5f, 1),
+                       values({o.state}, 0.5f, 1),
+                       values(bias, -1, 1),
+                       values(bias, -1, 1),
+                       values({o.heads}, 0, 1),
                        values(rows, -1, 1)};
        },
        run_mamba3},
@@ -90,7 +99,9 @@ const std::vector<Form>& forms() {
        [](const MemoryOptions&, const Arrays& in) { return attention(in[0], in[1], in[2], {.causal = true}); }},
       {"mlx attention", attention_inputs, run_mlx_attention},
       {"composed attention", attention_inputs,
-       [](const MemoryOptions&, const Arrays& in) { return attention_composed(in[0], in[1], in[2], {.causal = true}); }},
+       [](const MemoryOptions&, const Arrays& in) {
+         return attention_composed(in[0], in[1], in[2], {.causal = true});
+       }},
   };
   return list;
 }
@@ -163,17 +174,22 @@ const std::vector<std::string>& memory_forms() {
   return names;
 }
 
-std::vector<MemoryPoint> measure_memory(const MemoryOptions& o, const std::function<bool(const MemoryPoint&)>& on_point) {
+std::vector<MemoryPoint> measure_memory(const MemoryOptions& o,
+                                        const std::function<bool(const MemoryPoint&)>& on_point) {
   for (const auto& name : o.forms) {
     require(std::find(memory_forms().begin(), memory_forms().end(), name) != memory_forms().end(), [&] {
-      return Error::Parts{.where = "bench memory", .required = fmt::format("the form must be one of {}", fmt::join(memory_forms(), ", ")),
-                          .got = "'" + name + "'", .hint = nearest_word(name, memory_forms())};
+      return Error::Parts{.where = "bench memory",
+                          .required = fmt::format("the form must be one of {}", fmt::join(memory_forms(), ", ")),
+                          .got = "'" + name + "'",
+                          .hint = nearest_word(name, memory_forms())};
     });
   }
   const auto positive = [](const char* what, int64_t value) {
     require(value > 0 && value < (int64_t{1} << 31), [&] {
-      return Error::Parts{.where = "bench memory", .required = fmt::format("{} must be positive and below 2^31", what),
-                          .got = std::to_string(value), .hint = {}};
+      return Error::Parts{.where = "bench memory",
+                          .required = fmt::format("{} must be positive and below 2^31", what),
+                          .got = std::to_string(value),
+                          .hint = {}};
     });
   };
   positive("the number of heads", o.heads);
@@ -194,13 +210,15 @@ std::vector<MemoryPoint> measure_memory(const MemoryOptions& o, const std::funct
         if (seen.size() >= 2) {
           const MemoryPoint &a = seen[seen.size() - 2], &b = seen.back();
           const auto expect = [&](double y0, double y1) {
-            return power_law(static_cast<double>(a.length), y0, static_cast<double>(b.length), y1, static_cast<double>(length));
+            return power_law(static_cast<double>(a.length), y0, static_cast<double>(b.length), y1,
+                             static_cast<double>(length));
           };
           p.engine_peak = expect(a.engine_peak, b.engine_peak);
           p.inputs = b.inputs * static_cast<double>(length) / static_cast<double>(b.length);
           p.seconds = expect(a.seconds, b.seconds);
         }
-        const bool over = p.engine_peak > o.limit_bytes || p.seconds > o.limit_seconds || (!seen.empty() && !seen.back().measured);
+        const bool over = p.engine_peak > o.limit_bytes || p.seconds > o.limit_seconds ||
+                          (!seen.empty() && !seen.back().measured);
         if (!over) p = measure(form, o, training, length);
         seen.push_back(p);
         all.push_back(p);
@@ -230,11 +248,15 @@ report::Table memory_table(const std::vector<MemoryPoint>& points) {
     const double ratio = follows ? p.engine_peak / points[i - 1].engine_peak : 0;
     const std::string about = p.measured ? "" : "~";
     const double per_token = p.engine_peak / static_cast<double>(p.length);
-    table.add_row({p.form, p.training ? "training" : "inference", p.length, Cell(p.measured, p.measured ? "yes" : "over the limit"),
-                   Cell(p.engine_peak, about + format_bytes(p.engine_peak)), Cell(per_token, about + fmt::format("{:.0f}", per_token)),
-                   follows ? Cell(ratio, about + fmt::format("{:.2f}", ratio)) : Cell(), Cell(p.inputs, format_bytes(p.inputs)),
-                   p.measured && p.process_growth > 0 ? Cell(p.process_growth, format_bytes(p.process_growth)) : Cell(),
-                   Cell(p.seconds, about + fmt::format("{:.3f}", p.seconds))});
+    table.add_row(
+        {p.form, p.training ? "training" : "inference", p.length,
+         Cell(p.measured, p.measured ? "yes" : "over the limit"),
+         Cell(p.engine_peak, about + format_bytes(p.engine_peak)),
+         Cell(per_token, about + fmt::format("{:.0f}", per_token)),
+         follows ? Cell(ratio, about + fmt::format("{:.2f}", ratio)) : Cell(),
+         Cell(p.inputs, format_bytes(p.inputs)),
+         p.measured && p.process_growth > 0 ? Cell(p.process_growth, format_bytes(p.process_growth)) : Cell(),
+         Cell(p.seconds, about + fmt::format("{:.3f}", p.seconds))});
   }
   return table;
 }

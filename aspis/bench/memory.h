@@ -35,17 +35,17 @@ struct MemoryPoint {
   /// False: expected to be over a limit, from the two lengths before it by the
   /// power law through them; the figures are that expectation.
   bool measured = true;
-  double engine_peak = 0;   ///< largest sum of all buffers of the engine at one time, inputs included
-  double inputs = 0;        ///< of that, the inputs
-  double process_growth = 0;  ///< growth of the resident set at its peak, scratch outside the engine included; 0: not told by the system
+  double engine_peak = 0;     ///< largest sum of all buffers of the engine at one time, inputs included
+  double inputs = 0;          ///< of that, the inputs
+  double process_growth = 0;  ///< growth of the resident set at its peak, scratch outside the engine included; 0:
+                              ///< not told by the system
   double seconds = 0;
 };
 
 /// The engine hands work over ahead of its execution, so that peaks differ from
-/// run to run by the buffers that are in flight. Measures form by form, training and inference, shortest length first. Before
-/// each case the engine's cache is emptied and its peak is set back. `on_point`
-/// returns false to stop early. Throws Error(kUsage) for unknown forms and sizes
-/// that are not positive.
+/// run to run by the buffers that are in flight. Measures form by form, training and inference, shortest length
+/// first. Before each case the engine's cache is emptied and its peak is set back. `on_point` returns false to
+/// stop early. Throws Error(kUsage) for unknown forms and sizes that are not positive.
 std::vector<MemoryPoint> measure_memory(const MemoryOptions& options,
                                         const std::function<bool(const MemoryPoint&)>& on_point = {});
 

@@ -13,7 +13,8 @@ using bench::MemoryPoint;
 
 namespace {
 
-const MemoryPoint& at(const std::vector<MemoryPoint>& points, std::string_view form, bool training, int64_t length) {
+const MemoryPoint& at(const std::vector<MemoryPoint>& points, std::string_view form, bool training,
+                      int64_t length) {
   const auto it = std::find_if(points.begin(), points.end(), [&](const MemoryPoint& p) {
     return p.form == form && p.training == training && p.length == length;
   });

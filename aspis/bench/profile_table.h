@@ -23,9 +23,9 @@ struct ProfileRow {
 struct ProfileSummary {
   std::vector<ProfileRow> rows;  ///< longest first; views left out
   int evaluations = 0;
-  double wall_seconds = 0;       ///< of the recorded evaluations
-  double operation_seconds = 0;  ///< spent in operations
-  double engine_seconds = 0;     ///< of that, in operations of MLX
+  double wall_seconds = 0;            ///< of the recorded evaluations
+  double operation_seconds = 0;       ///< spent in operations
+  double engine_seconds = 0;          ///< of that, in operations of MLX
   std::vector<std::string> findings;  ///< operations of MLX with more than `finding_share` of the wall time
 };
 

@@ -49,7 +49,8 @@ TEST_CASE("a profile sums calls, bytes and bounds, and names what the engine ran
   CHECK(exp.bound_seconds == doctest::Approx(exp.bytes / 1e9));
   CHECK(row_of(s, "Transpose").bytes == 0);
   CHECK(std::count(s.findings.begin(), s.findings.end(), "Exp") == 1);
-  CHECK(std::is_sorted(s.rows.begin(), s.rows.end(), [](const auto& a, const auto& b) { return a.seconds > b.seconds; }));
+  CHECK(std::is_sorted(s.rows.begin(), s.rows.end(),
+                       [](const auto& a, const auto& b) { return a.seconds > b.seconds; }));
   CHECK(s.operation_seconds <= s.wall_seconds);
   CHECK(s.engine_seconds == doctest::Approx(s.operation_seconds));
   CHECK(bench::summarize_profile(p, bounds(), 1.0).findings.empty());
@@ -83,7 +84,8 @@ TEST_CASE("the trace is JSON whose operations do not overlap and lie inside thei
     const double start = e["ts"], stop = start + e["dur"].get<double>();
     CHECK(start >= end - 1e-3);
     end = stop;
-    CHECK(std::any_of(spans.begin(), spans.end(), [&](const auto& s) { return s.first <= start && stop <= s.second + 1e-3; }));
+    CHECK(std::any_of(spans.begin(), spans.end(),
+                      [&](const auto& s) { return s.first <= start && stop <= s.second + 1e-3; }));
     CHECK(e["args"]["shapes"].get<std::string>().find("->") != std::string::npos);
     CHECK(e["name"] != "Transpose");
     operations++;

@@ -43,9 +43,10 @@ std::string milliseconds(double s) { return s > 0 ? fmt::format("{:.3f}", 1e3 * 
 std::string percent(double share) { return share > 0 ? fmt::format("{:.0f} %", 100 * share) : "-"; }
 
 report::Table make_table() {
-  std::vector<report::Column> columns{{"kind", "kind"}, {"name", "name"}, {"case", "case"}, {"dtype", "dtype"}, {"isa", "isa"},
-                                      {"threads", "threads", true}};
-  for (const auto& [key, title] : {std::pair("forward", "forward ms"), {"both", "fwd+bwd ms"}, {"step", "step ms"}}) {
+  std::vector<report::Column> columns{{"kind", "kind"},   {"name", "name"}, {"case", "case"},
+                                      {"dtype", "dtype"}, {"isa", "isa"},   {"threads", "threads", true}};
+  for (const auto& [key, title] :
+       {std::pair("forward", "forward ms"), {"both", "fwd+bwd ms"}, {"step", "step ms"}}) {
     const std::string k = key;
     columns.push_back({k + "_ms", title, true});
     columns.push_back({k + "_spread", "+-", true});
@@ -89,7 +90,10 @@ Overrides overrides_of(const Options& o) {
   for (const auto& s : o.set) {
     const size_t eq = s.find('=');
     if (eq == std::string::npos || eq == 0) {
-      throw Error(ErrorKind::kUsage, {.where = "--set", .required = "a change of the config is key=value", .got = "'" + s + "'", .hint = "--set depth=2"});
+      throw Error(ErrorKind::kUsage, {.where = "--set",
+                                      .required = "a change of the config is key=value",
+                                      .got = "'" + s + "'",
+                                      .hint = "--set depth=2"});
     }
     overrides.emplace_back(s.substr(0, eq), s.substr(eq + 1));
   }
@@ -103,7 +107,8 @@ bool contains(const std::vector<std::string>& list, const std::string& word) {
 void bench_once(const Context& context, const Options& o, mlx::core::Dtype dtype, report::Table& table) {
   const std::string cpu = cpu_report().model;
   const auto named = [&](const std::string& name) {
-    return std::any_of(o.names.begin(), o.names.end(), [&](const std::string& pattern) { return glob_match(pattern, name); });
+    return std::any_of(o.names.begin(), o.names.end(),
+                       [&](const std::string& pattern) { return glob_match(pattern, name); });
   };
   const auto of_kind = [&](const char* kind) { return o.kinds.empty() || contains(o.kinds, kind); };
   const auto pass = [&](const char* name) { return o.passes.empty() || contains(o.passes, name); };
@@ -159,8 +164,10 @@ void run_bench(const Context& context, const Options& o) {
     for (const int threads : counts) {
       set_num_threads(threads);
       const auto& b = harness::machine_bounds();
-      print_note(context, fmt::format("{}, {} threads, {}: {:.0f} GFLOP/s FMA, {:.2f} G exp/s, {:.1f} GB/s (measured now)\n",
-                                      cpu_report().model, threads, isa, b.fma_flops / 1e9, b.exps / 1e9, b.bytes / 1e9));
+      print_note(
+          context,
+          fmt::format("{}, {} threads, {}: {:.0f} GFLOP/s FMA, {:.2f} G exp/s, {:.1f} GB/s (measured now)\n",
+                      cpu_report().model, threads, isa, b.fma_flops / 1e9, b.exps / 1e9, b.bytes / 1e9));
       for (const auto dtype : dtypes) bench_once(context, o, dtype, table);
     }
   }
@@ -177,8 +184,11 @@ void run_compare(Context& context, const CompareOptions& o) {
                                         {.threshold = o.threshold, .by_share = o.by == "share"});
   for (const auto& note : c.notes) print_note(context, "note: " + note + "\n");
   print_table(context, c.table, o.format);
-  print_note(context, fmt::format("{} slower, {} faster, {} the same within {:.0f} % or their spread; {} only in {}, {} only in {}\n",
-                                  c.slower, c.faster, c.same, 100 * o.threshold, c.only_old, o.old_file, c.only_new, o.new_file));
+  print_note(
+      context,
+      fmt::format(
+          "{} slower, {} faster, {} the same within {:.0f} % or their spread; {} only in {}, {} only in {}\n",
+          c.slower, c.faster, c.same, 100 * o.threshold, c.only_old, o.old_file, c.only_new, o.new_file));
   if (c.slower > 0) context.exit_code = static_cast<int>(ErrorKind::kRuntime);
 }
 
@@ -186,23 +196,31 @@ void run_memory(const Context& context, MemoryOptions o) {
   install_interrupt_handler();
   o.bench.limit_bytes = 1e9 * o.limit_gb;
   const auto points = bench::measure_memory(o.bench, [&](const bench::MemoryPoint& p) {
-    progress_line(context, fmt::format("{} {} {} tokens", p.form, p.training ? "training" : "inference", p.length));
+    progress_line(context,
+                  fmt::format("{} {} {} tokens", p.form, p.training ? "training" : "inference", p.length));
     return !interrupted();
   });
   progress_line(context, "");
   print_table(context, bench::memory_table(points), o.format);
-  print_note(context, fmt::format("float32, one causal sequence, {} heads of {}, state {}. peak: the largest sum of the engine's buffers "
-                                  "at one time, inputs, results and gradients included; process: growth of the resident set. "
-                                  "~: expected by the power law of the two lengths before, above {:g} GB or {:g} s\n",
-                                  o.bench.heads, o.bench.headdim, o.bench.state, o.limit_gb, o.bench.limit_seconds));
+  print_note(
+      context,
+      fmt::format(
+          "float32, one causal sequence, {} heads of {}, state {}. peak: the largest sum of the engine's buffers "
+          "at one time, inputs, results and gradients included; process: growth of the resident set. "
+          "~: expected by the power law of the two lengths before, above {:g} GB or {:g} s\n",
+          o.bench.heads, o.bench.headdim, o.bench.state, o.limit_gb, o.bench.limit_seconds));
   if (!o.plot.empty()) {
     const auto facts = std::vector<report::ReportFact>{
         {"machine", cpu_report().model},
-        {"sequence", fmt::format("batch 1, causal, {} heads of {} (width {}), state {}, float32", o.bench.heads, o.bench.headdim,
-                                 o.bench.heads * o.bench.headdim, o.bench.state)},
-        {"counted", "largest sum of the engine's buffers at one time: inputs, results, gradients and all in between"},
+        {"sequence", fmt::format("batch 1, causal, {} heads of {} (width {}), state {}, float32", o.bench.heads,
+                                 o.bench.headdim, o.bench.heads * o.bench.headdim, o.bench.state)},
+        {"counted",
+         "largest sum of the engine's buffers at one time: inputs, results, gradients and all in between"},
         {"limit", fmt::format("{:g} GB; a curve ends where more would be needed", o.limit_gb)}};
-    write_file_atomic(o.plot, report::render_curves("Peak memory over the length of a sequence", bench::memory_plots(points), facts), false);
+    write_file_atomic(
+        o.plot,
+        report::render_curves("Peak memory over the length of a sequence", bench::memory_plots(points), facts),
+        false);
     print_note(context, "plot: " + o.plot + "\n");
   }
   if (interrupted()) throw Error(ErrorKind::kRuntime, {.where = "bench memory", .required = "interrupted"});
@@ -210,33 +228,43 @@ void run_memory(const Context& context, MemoryOptions o) {
 
 void add_compare(CLI::App& parent, Context& context) {
   auto o = std::make_shared<CompareOptions>();
-  CLI::App* c = add_command(parent, "compare", "",
-                            "Two results side by side, as ratios. Exit code 1 if a pass is slower by more than the threshold "
-                            "and than its spread; 0 otherwise, 3 for a file that is no result",
-                            {"aspis bench --format json > new.json",
-                             "aspis bench compare bench/baselines/zen5-2.json new.json --threshold 0.15"},
-                            [o, &context] { run_compare(context, *o); });
+  CLI::App* c = add_command(
+      parent, "compare", "",
+      "Two results side by side, as ratios. Exit code 1 if a pass is slower by more than the threshold "
+      "and than its spread; 0 otherwise, 3 for a file that is no result",
+      {"aspis bench --format json > new.json",
+       "aspis bench compare bench/baselines/zen5-2.json new.json --threshold 0.15"},
+      [o, &context] { run_compare(context, *o); });
   c->add_option("old", o->old_file, "Result of 'aspis bench --format json', or a stored baseline")->required();
   c->add_option("new", o->new_file, "The result to judge")->required();
-  add_option(c, "--threshold", o->threshold, "Share of the old time by which a pass may be slower")->check(CLI::Range(0.0, 100.0));
-  add_option(c, "--by", o->by, "time, or share of the bound (for two machines)")->check(CLI::IsMember({"time", "share"}));
+  add_option(c, "--threshold", o->threshold, "Share of the old time by which a pass may be slower")
+      ->check(CLI::Range(0.0, 100.0));
+  add_option(c, "--by", o->by, "time, or share of the bound (for two machines)")
+      ->check(CLI::IsMember({"time", "share"}));
   add_format(c, o->format);
 }
 
 void add_memory(CLI::App& parent, Context& context) {
   auto o = std::make_shared<MemoryOptions>();
-  CLI::App* c = add_command(parent, "memory", "",
-                            "Peak memory over the length of a sequence: ssd and mamba3 beside attention of equal width",
-                            {"aspis bench memory --plot memory.html",
-                             "aspis bench memory --forms ssd,'mlx attention' --lengths 1024,2048,4096 --json"},
-                            [o, &context] { run_memory(context, *o); });
-  c->add_option("--forms", o->bench.forms, "ssd, mamba3, attention, mlx attention, composed attention; default: all")->delimiter(',');
-  c->add_option("--lengths", o->bench.lengths, "Tokens, one case for each; default: 1,024 to 131,072")->delimiter(',');
+  CLI::App* c =
+      add_command(parent, "memory", "",
+                  "Peak memory over the length of a sequence: ssd and mamba3 beside attention of equal width",
+                  {"aspis bench memory --plot memory.html",
+                   "aspis bench memory --forms ssd,'mlx attention' --lengths 1024,2048,4096 --json"},
+                  [o, &context] { run_memory(context, *o); });
+  c->add_option("--forms", o->bench.forms,
+                "ssd, mamba3, attention, mlx attention, composed attention; default: all")
+      ->delimiter(',');
+  c->add_option("--lengths", o->bench.lengths, "Tokens, one case for each; default: 1,024 to 131,072")
+      ->delimiter(',');
   add_option(c, "--heads", o->bench.heads, "Heads of the sequence")->check(CLI::Range(1, 4096));
   add_option(c, "--headdim", o->bench.headdim, "Channels of a head")->check(CLI::Range(1, 4096));
-  add_option(c, "--state", o->bench.state, "State size of ssd and mamba3, a multiple of four")->check(CLI::Range(4, 4096));
-  add_option(c, "--limit-gb", o->limit_gb, "A case that is expected to need more is left out")->check(CLI::Range(0.001, 1e5));
-  add_option(c, "--limit-seconds", o->bench.limit_seconds, "A case that is expected to take longer is left out")->check(CLI::Range(0.001, 1e5));
+  add_option(c, "--state", o->bench.state, "State size of ssd and mamba3, a multiple of four")
+      ->check(CLI::Range(4, 4096));
+  add_option(c, "--limit-gb", o->limit_gb, "A case that is expected to need more is left out")
+      ->check(CLI::Range(0.001, 1e5));
+  add_option(c, "--limit-seconds", o->bench.limit_seconds, "A case that is expected to take longer is left out")
+      ->check(CLI::Range(0.001, 1e5));
   add_option(c, "--plot", o->plot, "Also write the curves to this HTML file");
   add_format(c, o->format);
 }
@@ -257,14 +285,21 @@ void add_bench(CLI::App& app, Context& context) {
   });
   add_compare(*c, context);
   add_memory(*c, context);
-  c->add_option("names", o->names, "Operators, blocks or models, globs allowed; default: all operators and blocks and the demo's models");
+  c->add_option(
+      "names", o->names,
+      "Operators, blocks or models, globs allowed; default: all operators and blocks and the demo's models");
   add_option(c, "--seconds", o->seconds, "Time spent on each row")->check(CLI::Range(0.01, 600.0));
   add_option(c, "--batch", o->batch, "Images of a batch, for models")->check(CLI::Range(1, 65536));
-  c->add_option("--kind", o->kinds, "Only these: operator, block, model")->delimiter(',')->check(CLI::IsMember({"operator", "block", "model"}));
-  c->add_option("--pass", o->passes, "Of blocks and models: forward, both (with gradients), step (with AdamW); default: all")
-      ->delimiter(',')->check(CLI::IsMember({"forward", "both", "step"}));
+  c->add_option("--kind", o->kinds, "Only these: operator, block, model")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"operator", "block", "model"}));
+  c->add_option("--pass", o->passes,
+                "Of blocks and models: forward, both (with gradients), step (with AdamW); default: all")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"forward", "both", "step"}));
   c->add_option("--set", o->set, "Change the config of the models: key=value, repeatable");
-  add_flag(c, "--composed", o->composed, "Time the versions composed from engine operations instead of the kernels");
+  add_flag(c, "--composed", o->composed,
+           "Time the versions composed from engine operations instead of the kernels");
   c->add_option("--threads-list", o->thread_counts, "Thread counts to time one after the other")->delimiter(',');
   c->add_option("--isa-list", o->isas, "Instruction sets to time one after the other")->delimiter(',');
   c->add_option("--dtype-list", o->dtypes, "float32, bfloat16, float16, one after the other")->delimiter(',');

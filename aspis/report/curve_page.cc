@@ -13,15 +13,19 @@ std::string render_curves(const std::string& title, const std::vector<CurvePlot>
   std::string cards;
   for (const CurvePlot& p : plots) {
     require(p.curves.size() <= 5, [&] {
-      return Error::Parts{.where = "plot", .required = "at most five curves fit one plot",
-                          .got = std::to_string(p.curves.size()), .hint = {}};
+      return Error::Parts{.where = "plot",
+                          .required = "at most five curves fit one plot",
+                          .got = std::to_string(p.curves.size()),
+                          .hint = {}};
     });
     Plot plot{.id = escape_html(p.id), .title = p.title, .note = p.note, .x_name = p.x_name};
     int color = 0;
     for (const Curve& c : p.curves) {
       require(c.x.size() == c.y.size(), [&] {
-        return Error::Parts{.where = "plot", .required = "a curve needs as many x as y",
-                            .got = fmt::format("{} and {}", c.x.size(), c.y.size()), .hint = {}};
+        return Error::Parts{.where = "plot",
+                            .required = "a curve needs as many x as y",
+                            .got = fmt::format("{} and {}", c.x.size(), c.y.size()),
+                            .hint = {}};
       });
       plot.lines.push_back({.name = c.name, .color = ++color, .x = c.x, .y = c.y, .marks = true});
     }

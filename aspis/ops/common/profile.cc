@@ -20,9 +20,9 @@ Profiler* g_profiler = nullptr;
 // copy. Others share a buffer with an input when they write over it.
 bool may_be_view(std::string_view name) {
   static const std::set<std::string, std::less<>> names{
-      "AsStrided", "Broadcast", "BroadcastAxes", "Contiguous", "Copy",      "CustomTransforms", "Depends",
-      "ExpandDims", "Flatten",  "Reshape",       "Slice",      "Split",     "Squeeze",          "StopGradient",
-      "Transpose",  "Unflatten", "View"};
+      "AsStrided", "Broadcast",    "BroadcastAxes", "Contiguous", "Copy",  "CustomTransforms",
+      "Depends",   "ExpandDims",   "Flatten",       "Reshape",    "Slice", "Split",
+      "Squeeze",   "StopGradient", "Transpose",     "Unflatten",  "View"};
   return names.contains(name);
 }
 
@@ -32,7 +32,8 @@ bool hands_over(std::string_view name) { return name == "take_updated"; }
 std::string list_shapes(const Arrays& arrays) {
   constexpr size_t kMost = 6;  // an optimizer's update has hundreds
   std::string text;
-  for (size_t i = 0; i < std::min(arrays.size(), kMost); i++) text += (i ? ", " : "") + to_string(arrays[i].shape());
+  for (size_t i = 0; i < std::min(arrays.size(), kMost); i++)
+    text += (i ? ", " : "") + to_string(arrays[i].shape());
   if (arrays.size() > kMost) text += ", ... (" + std::to_string(arrays.size()) + ")";
   return text;
 }
@@ -65,9 +66,11 @@ class TimedPrimitive final : public mx::Primitive {
     inner_->eval_cpu(in, out);
     encoder.dispatch([&event, p = &profiler_] { event.seconds = p->now() - event.start; });
     const auto shared = [&](const mx::array& o) {
-      return std::any_of(in.begin(), in.end(), [&](const mx::array& a) { return a.data_shared_ptr() == o.data_shared_ptr(); });
+      return std::any_of(in.begin(), in.end(),
+                         [&](const mx::array& a) { return a.data_shared_ptr() == o.data_shared_ptr(); });
     };
-    event.view = hands_over(event.name) || (may_be_view(event.name) && std::all_of(out.begin(), out.end(), shared));
+    event.view =
+        hands_over(event.name) || (may_be_view(event.name) && std::all_of(out.begin(), out.end(), shared));
     for (const auto& a : out) event.bytes += stored_bytes(a);
     if (event.view) event.bytes = 0;
     event.host_seconds = profiler_.now() - event.host_start;
@@ -103,7 +106,8 @@ void wrap(const Arrays& outputs, Profiler& profiler) {
   while (!open.empty()) {
     mx::array a = std::move(open.back());
     open.pop_back();
-    if (!a.has_primitive() || a.status() != mx::array::Status::unscheduled || !seen.insert(a.id()).second) continue;
+    if (!a.has_primitive() || a.status() != mx::array::Status::unscheduled || !seen.insert(a.id()).second)
+      continue;
     if (!dynamic_cast<TimedPrimitive*>(&a.primitive())) {
       const auto timed = std::make_shared<TimedPrimitive>(a.primitive_ptr(), profiler);
       for (const auto& sibling : a.siblings()) {
@@ -120,7 +124,10 @@ void wrap(const Arrays& outputs, Profiler& profiler) {
 
 Profiler::Profiler(int skip, int keep) : skip_(skip), keep_(keep), origin_(monotonic_seconds()) {
   require(g_profiler == nullptr, [] {
-    return Error::Parts{.where = "profiler", .required = "only one profiler may be alive at a time", .got = "a second one", .hint = ""};
+    return Error::Parts{.where = "profiler",
+                        .required = "only one profiler may be alive at a time",
+                        .got = "a second one",
+                        .hint = ""};
   });
   g_profiler = this;
 }

@@ -27,10 +27,10 @@ struct ProfileEvent {
   double start = 0;     ///< when the stream came to it
   double seconds = 0;   ///< until its work was done; includes waiting for the host to hand it over
   double host_start = 0, host_seconds = 0;  ///< on the calling thread: allocation and hand-over
-  int64_t bytes = 0;    ///< inputs read once and outputs written once; 0 for a view
-  Work work;            ///< of this library's operations; zero for those of the engine
-  std::string shapes;   ///< "{8, 197, 192}, {384, 192} -> {8, 197, 384}"
-  int64_t active_bytes = 0;  ///< memory of the engine in use at its hand-over
+  int64_t bytes = 0;                        ///< inputs read once and outputs written once; 0 for a view
+  Work work;                                ///< of this library's operations; zero for those of the engine
+  std::string shapes;                       ///< "{8, 197, 192}, {384, 192} -> {8, 197, 384}"
+  int64_t active_bytes = 0;                 ///< memory of the engine in use at its hand-over
 };
 
 /// One call of `evaluate`.

@@ -28,7 +28,9 @@ class SlowPair : public ops::CpuPrimitive {
     });
   }
   const char* name() const override { return "slow_pair"; }
-  ops::Work work(const Arrays& in, const Arrays&) const override { return {.macs = static_cast<double>(in[0].size())}; }
+  ops::Work work(const Arrays& in, const Arrays&) const override {
+    return {.macs = static_cast<double>(in[0].size())};
+  }
 };
 
 Arrays slow_pair(const mx::array& x) {
@@ -37,7 +39,8 @@ Arrays slow_pair(const mx::array& x) {
 }
 
 const ops::ProfileEvent& find(const ops::Profiler& p, std::string_view name) {
-  const auto it = std::find_if(p.events().begin(), p.events().end(), [&](const auto& e) { return e.name == name; });
+  const auto it =
+      std::find_if(p.events().begin(), p.events().end(), [&](const auto& e) { return e.name == name; });
   REQUIRE_MESSAGE(it != p.events().end(), name);
   return *it;
 }
@@ -73,7 +76,8 @@ TEST_CASE("a profiled graph gives the same values, and every operation is named 
   CHECK(find(p, "Transpose").view);
   CHECK(find(p, "Transpose").bytes == 0);
 
-  CHECK(std::count_if(p.events().begin(), p.events().end(), [](const auto& e) { return e.name == "slow_pair"; }) == 1);
+  CHECK(std::count_if(p.events().begin(), p.events().end(), [](const auto& e) { return e.name == "slow_pair"; }) ==
+        1);
   double sum = 0;
   for (const auto& e : p.events()) sum += e.seconds;
   REQUIRE(p.spans().size() == 1);
@@ -116,7 +120,8 @@ TEST_CASE("warm-up calls and those after the last are left out; only one profile
   }
   CHECK(p.calls() == 7);
   CHECK(p.spans().size() == 3);
-  CHECK(std::count_if(p.events().begin(), p.events().end(), [](const auto& e) { return e.name == "Negative"; }) == 3);
+  CHECK(std::count_if(p.events().begin(), p.events().end(), [](const auto& e) { return e.name == "Negative"; }) ==
+        3);
   CHECK(p.events().back().evaluation == 2);
   CHECK_THROWS_AS(ops::Profiler(), Error);
 }
