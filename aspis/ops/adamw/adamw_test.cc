@@ -19,7 +19,7 @@ using Arrays = std::vector<mx::array>;
 
 namespace {
 
-mx::array random_array(const char* name, mx::Shape shape, uint64_t index = 0) {
+mx::array random_array(const char* name, const mx::Shape& shape, uint64_t index = 0) {
   Rng rng(1, name, index);
   int64_t n = 1;
   for (const auto d : shape) n *= d;
@@ -181,7 +181,7 @@ TEST_CASE("adamw works on hundreds of small arrays and on none") {
 
 TEST_CASE("adamw refuses what does not fit with one sentence") {
   const Arrays p{mx::zeros({2, 3})}, z{mx::zeros({2, 3})};
-  const auto step = [&](const Arrays& g, const Arrays& m, StepControl control = {}, AdamWOptions options = {}) {
+  const auto step = [&](const Arrays& g, const Arrays& m, const StepControl& control = {}, AdamWOptions options = {}) {
     return adamw(p, g, m, z, {true}, options, control);
   };
   CHECK_THROWS_WITH_AS(step({}, z), "[adamw] gradients must hold one entry per parameter, 1; got 0", Error);

@@ -13,7 +13,7 @@ template <typename Options>
 mx::array composed(const mx::array& x, const mx::array& weight, const Options& o, mx::StreamOrDevice s) {
   constexpr int kAxes = static_cast<int>(std::tuple_size_v<decltype(o.stride)>);
   std::vector<std::pair<int, int>> pads(x.ndim(), {0, 0});
-  mx::Shape stop = x.shape(), strides(x.ndim(), 1), out = x.shape();
+  mx::Shape strides(x.ndim(), 1), out = x.shape();
   int taps = 1;
   for (int i = 0; i < kAxes; i++) {
     pads[i + 1] = {o.padding[i], o.padding[i]};

@@ -32,7 +32,7 @@ mx::array cross_entropy_composed(const mx::array& logits, const mx::array& targe
     loss = mx::where(counted, loss, zero, s);
   }
   if (options.reduction == Reduction::kNone) return loss;
-  const mx::array total = mx::sum(loss, s);
+  mx::array total = mx::sum(loss, s);
   if (options.reduction == Reduction::kSum) return total;
   const mx::array rows = targets.ndim() == 1 ? mx::astype(mx::sum(counted, s), logits.dtype(), s)
                                              : number(static_cast<double>(logits.shape(0)));

@@ -112,7 +112,7 @@ class LayerNorm : public ops::CpuPrimitive {
     for (size_t i = residual + 1; i < primals.size(); i++) shapes.push_back(primals[i].shape());
     const auto gradients =
         mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), dtype),
-                               std::make_shared<LayerNormVjp>(stream(), parts_), std::move(inputs));
+                               std::make_shared<LayerNormVjp>(stream(), parts_), inputs);
     Arrays result;
     // x and residual share their gradient.
     for (const int a : argnums) result.push_back(gradients[std::max(0, a - residual)]);
@@ -157,7 +157,7 @@ Arrays run(const mx::array& x, const std::optional<mx::array>& residual, const s
   auto outputs = mx::array::make_arrays(
       std::vector<mx::Shape>(count, x.shape()), std::vector<mx::Dtype>(count, dtype),
       std::make_shared<LayerNorm>(stream, Parts{residual.has_value(), weight.has_value(), bias.has_value(), eps}),
-      std::move(inputs));
+      inputs);
   for (auto& o : outputs) o = mx::astype(o, x.dtype(), stream);
   return outputs;
 }

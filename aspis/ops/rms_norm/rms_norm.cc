@@ -105,7 +105,7 @@ class RmsNorm : public ops::CpuPrimitive {
     }
     const auto gradients =
         mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), dtype),
-                               std::make_shared<RmsNormVjp>(stream(), parts_), std::move(inputs));
+                               std::make_shared<RmsNormVjp>(stream(), parts_), inputs);
     Arrays result;
     // x and residual share their gradient.
     for (const int a : argnums) result.push_back(gradients[a > (parts_.residual ? 1 : 0) ? 1 : 0]);
@@ -145,7 +145,7 @@ Arrays run(const mx::array& x, const std::optional<mx::array>& residual, const s
   const size_t count = residual ? 2 : 1;
   auto outputs = mx::array::make_arrays(
       std::vector<mx::Shape>(count, x.shape()), std::vector<mx::Dtype>(count, dtype),
-      std::make_shared<RmsNorm>(stream, Parts{residual.has_value(), weight.has_value(), eps}), std::move(inputs));
+      std::make_shared<RmsNorm>(stream, Parts{residual.has_value(), weight.has_value(), eps}), inputs);
   for (auto& o : outputs) o = mx::astype(o, x.dtype(), stream);
   return outputs;
 }
