@@ -5,6 +5,7 @@
 #include "aspis/cli/output.h"
 #include "aspis/io/config_json.h"
 #include "aspis/models/registry.h"
+#include "aspis/nn/init.h"
 #include "aspis/report/text.h"
 #include "aspis/train/classifier.h"
 
@@ -25,6 +26,7 @@ void list(const Context& context, const Options& o) {
   report::Table table({{"name", "model"}, {"family", "family"}, {"parameters", "parameters", true},
                        {"macs", "multiply-adds", true}, {"input", "input"}, {"description", "description"}});
   for (const auto& m : list_models(o.filter)) {
+    const BlankWeights blank;  // the largest would take gigabytes
     const auto model = make_model(m.name);
     std::string input;
     for (const int64_t d : model->input_shape()) input += (input.empty() ? "" : " x ") + std::to_string(d);
@@ -52,6 +54,7 @@ std::unique_ptr<ImageModel> open_model(const Options& o, std::string& name) {
     overrides.emplace_back(s.substr(0, eq), s.substr(eq + 1));
   }
   name = o.name;
+  const BlankWeights blank;
   return make_model(o.name, overrides);
 }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "aspis/io/config_json.h"
+#include "aspis/models/mambavision.h"
 #include "aspis/models/vim.h"
 #include "aspis/models/vision_mamba.h"
 #include "aspis/models/vision_transformer.h"
@@ -38,6 +39,7 @@ const std::vector<Family>& families() {
       family<VisionMamba, VisionMambaConfig>("vision_mamba"),
       family<VisionTransformer, VisionTransformerConfig>("vision_transformer"),
       family<Vim, VimConfig>("vim"),
+      family<MambaVision, MambaVisionConfig>("mambavision"),
   };
   return list;
 }
@@ -84,6 +86,28 @@ const std::vector<ModelEntry>& model_table() {
       {"vim_small_patch16_stride8_224", "vim", "Vim-S with overlapping patches, as fine-tuned",
        R"({"model_type": "vim", "embed_dim": 384, "stride": 8})"},
       {"vim_base_patch16_224", "vim", "Vim-B", R"({"model_type": "vim", "embed_dim": 768})"},
+      {"mamba_vision_T", "mambavision", "MambaVision-T (Hatamizadeh and Kautz 2024)",
+       R"({"model_type": "mambavision", "dim": 80, "in_dim": 32, "depths": [1, 3, 8, 4], "num_heads": [2, 4, 8, 16], "drop_path_rate": 0.2})"},
+      {"mamba_vision_T2", "mambavision", "MambaVision-T2",
+       R"({"model_type": "mambavision", "dim": 80, "in_dim": 32, "depths": [1, 3, 11, 4], "num_heads": [2, 4, 8, 16], "drop_path_rate": 0.2})"},
+      {"mamba_vision_S", "mambavision", "MambaVision-S",
+       R"({"model_type": "mambavision", "dim": 96, "in_dim": 64, "depths": [3, 3, 7, 5], "num_heads": [2, 4, 8, 16], "drop_path_rate": 0.2})"},
+      {"mamba_vision_B", "mambavision", "MambaVision-B",
+       R"({"model_type": "mambavision", "dim": 128, "in_dim": 64, "depths": [3, 3, 10, 5], "num_heads": [2, 4, 8, 16], "drop_path_rate": 0.3, "layer_scale": 1e-5})"},
+      {"mamba_vision_B_21k", "mambavision", "MambaVision-B, for weights from ImageNet-21K",
+       R"({"model_type": "mambavision", "dim": 128, "in_dim": 64, "depths": [3, 3, 10, 5], "num_heads": [2, 4, 8, 16], "drop_path_rate": 0.3, "layer_scale": 1e-5})"},
+      {"mamba_vision_L", "mambavision", "MambaVision-L",
+       R"({"model_type": "mambavision", "dim": 196, "in_dim": 64, "depths": [3, 3, 10, 5], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.3, "layer_scale": 1e-5})"},
+      {"mamba_vision_L_21k", "mambavision", "MambaVision-L, for weights from ImageNet-21K",
+       R"({"model_type": "mambavision", "dim": 196, "in_dim": 64, "depths": [3, 3, 10, 5], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.3, "layer_scale": 1e-5})"},
+      {"mamba_vision_L2", "mambavision", "MambaVision-L2",
+       R"({"model_type": "mambavision", "dim": 196, "in_dim": 64, "depths": [3, 3, 12, 5], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.3, "layer_scale": 1e-5})"},
+      {"mamba_vision_L2_512_21k", "mambavision", "MambaVision-L2 at 512 x 512",
+       R"({"model_type": "mambavision", "img_size": 512, "window_size": [8, 8, 32, 16], "dim": 196, "in_dim": 64, "depths": [3, 3, 12, 5], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.3, "layer_scale": 1e-5})"},
+      {"mamba_vision_L3_256_21k", "mambavision", "MambaVision-L3 at 256 x 256",
+       R"({"model_type": "mambavision", "img_size": 256, "window_size": [8, 8, 16, 8], "dim": 256, "in_dim": 64, "depths": [3, 3, 20, 10], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.5, "layer_scale": 1e-5})"},
+      {"mamba_vision_L3_512_21k", "mambavision", "MambaVision-L3 at 512 x 512",
+       R"({"model_type": "mambavision", "img_size": 512, "window_size": [8, 8, 32, 16], "dim": 256, "in_dim": 64, "depths": [3, 3, 20, 10], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.5, "layer_scale": 1e-5})"},
   };
   return table;
 }

@@ -86,6 +86,17 @@ void expect_gradients(Module& module, const std::map<std::string, mx::array>& te
   REQUIRE(result.gradients.size() == names.size());
   for (size_t i = 0; i < names.size(); i++) {
     INFO(names[i].first);
+    const auto& want = tensors.at("grad/" + names[i].first);
+    // A bias in front of a norm over the batch: zero but for rounding, on either side.
+    const auto largest = [](const mx::array& a) {
+      double m = 0;
+      for (const double v : values_of(a)) m = std::max(m, std::abs(v));
+      return m;
+    };
+    if (largest(want) < 1e-10) {
+      CHECK(largest(result.gradients[i]) < (dtype == mx::float64 ? 1e-10 : 1e-4));
+      continue;
+    }
     CHECK(normalised_error(result.gradients[i], tensors.at("grad/" + names[i].first)) < gradient_tolerance(dtype));
   }
 }

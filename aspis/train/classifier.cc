@@ -14,6 +14,7 @@
 #include "aspis/io/checkpoint.h"
 #include "aspis/io/config_json.h"
 #include "aspis/models/registry.h"
+#include "aspis/nn/init.h"
 #include "aspis/ops/common/profile.h"
 
 namespace aspis::train {
@@ -108,7 +109,10 @@ Classifier load_classifier(const std::filesystem::path& folder) {
   const Checkpoint checkpoint = load_checkpoint(from);
   const std::string where = checkpoint.folder.string() + "/";
   Classifier c;
-  c.model = make_model_from_config(checkpoint.file("config.json"), 0, where + "config.json");
+  {
+    const BlankWeights blank;  // they are loaded next
+    c.model = make_model_from_config(checkpoint.file("config.json"), 0, where + "config.json");
+  }
   c.model->load(load_arrays(checkpoint.file("model.safetensors"), where + "model.safetensors"));
   c.model->eval();
   c.preprocessing =
