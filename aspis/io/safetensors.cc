@@ -12,6 +12,7 @@
 #include "aspis/base/error.h"
 #include "aspis/base/utf8.h"
 #include "aspis/io/checked.h"
+#include "aspis/io/names.h"
 
 namespace aspis {
 namespace {
@@ -44,16 +45,6 @@ std::optional<TensorDtype> dtype_of(std::string_view name) {
     if (row.name == name) return row.dtype;
   }
   return std::nullopt;
-}
-
-// A name from a file as a message can show it.
-std::string shown(std::string_view name) {
-  constexpr size_t kMost = 80;
-  std::string s = to_valid_utf8(name.substr(0, kMost));
-  for (char& c : s) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return "'" + s + (name.size() > kMost ? "...'" : "'");
 }
 
 bool plain_name(std::string_view name) {
@@ -103,21 +94,25 @@ class HeaderHandler {
   bool number_unsigned(uint64_t v) {
     if (state_ == State::kShape) {
       if (static_cast<int>(entry().shape.size()) >= limits_.rank) {
-        return stop(fmt::format("tensor {} must have at most {} dimensions", shown(entry().name), limits_.rank), "more");
+        return stop(
+            fmt::format("tensor {} must have at most {} dimensions", shown_name(entry().name), limits_.rank),
+            "more");
       }
       if (v > static_cast<uint64_t>(kMaxDim)) {
-        return stop(fmt::format("each dimension of tensor {} must be at most {}", shown(entry().name), kMaxDim),
-                    fmt::format("{}", v));
+        return stop(
+            fmt::format("each dimension of tensor {} must be at most {}", shown_name(entry().name), kMaxDim),
+            fmt::format("{}", v));
       }
       entry().shape.push_back(static_cast<int64_t>(v));
       return true;
     }
     if (state_ == State::kOffsets) {
       if (entry().offsets.size() >= 2) {
-        return stop(fmt::format("data_offsets of tensor {} must be two numbers", shown(entry().name)), "more");
+        return stop(fmt::format("data_offsets of tensor {} must be two numbers", shown_name(entry().name)),
+                    "more");
       }
       if (v > static_cast<uint64_t>(INT64_MAX)) {
-        return stop(fmt::format("data_offsets of tensor {} must lie in the file", shown(entry().name)),
+        return stop(fmt::format("data_offsets of tensor {} must lie in the file", shown_name(entry().name)),
                     fmt::format("{}", v));
       }
       entry().offsets.push_back(static_cast<int64_t>(v));
@@ -136,8 +131,8 @@ class HeaderHandler {
       if (entry().dtype) return true;
       return stop(fmt::format("tensor {} must have a dtype that Aspis reads "
                               "(F64 F32 F16 BF16 I64 I32 I16 I8 U64 U32 U16 U8 BOOL)",
-                              shown(entry().name)),
-                  shown(v));
+                              shown_name(entry().name)),
+                  shown_name(v));
     }
     return unexpected("a string");
   }
@@ -163,7 +158,8 @@ class HeaderHandler {
     if (state_ == State::kTensor) {
       const Entry& e = entry();
       if (!e.dtype || !e.has_shape || !e.has_offsets || e.offsets.size() != 2) {
-        return stop(fmt::format("tensor {} must have dtype, shape and two data_offsets", shown(e.name)), "less");
+        return stop(fmt::format("tensor {} must have dtype, shape and two data_offsets", shown_name(e.name)),
+                    "less");
       }
     }
     state_ = state_ == State::kTop ? State::kEnd : State::kTop;
@@ -192,14 +188,15 @@ class HeaderHandler {
   bool key(std::string& k) {
     key_ = std::move(k);
     if (!(state_ == State::kTop ? names_ : seen_).insert(key_).second) {
-      return stop("a key of the header must not occur twice", shown(key_));
+      return stop("a key of the header must not occur twice", shown_name(key_));
     }
     if (state_ == State::kTop && !plain_name(key_)) {
-      return stop("a tensor name must not hold control characters", shown(key_));
+      return stop("a tensor name must not hold control characters", shown_name(key_));
     }
     if (state_ == State::kTensor && key_ != "dtype" && key_ != "shape" && key_ != "data_offsets") {
-      return stop(fmt::format("tensor {} must have the keys dtype, shape and data_offsets only", shown(entry().name)),
-                  shown(key_));
+      return stop(
+          fmt::format("tensor {} must have the keys dtype, shape and data_offsets only", shown_name(entry().name)),
+          shown_name(key_));
     }
     return true;
   }
@@ -220,13 +217,13 @@ class HeaderHandler {
   }
   bool unexpected(std::string_view what) {
     std::string place = "at the top";
-    if (state_ != State::kStart) place = "after key " + shown(key_);
+    if (state_ != State::kStart) place = "after key " + shown_name(key_);
     return stop("the header must be an object of tensors", fmt::format("{} {}", what, place));
   }
   bool unexpected_number(const std::string& text) {
     if (state_ == State::kShape || state_ == State::kOffsets) {
       return stop(fmt::format("{} of tensor {} must hold non-negative integers",
-                              state_ == State::kShape ? "shape" : "data_offsets", shown(entry().name)),
+                              state_ == State::kShape ? "shape" : "data_offsets", shown_name(entry().name)),
                   text);
     }
     return unexpected("a number");
@@ -254,7 +251,8 @@ class Fail {
 
 // The header's length, after which all arithmetic is inside the file.
 int64_t header_length(std::string_view bytes, const SafetensorsLimits& limits, const Fail& fail) {
-  if (bytes.size() < kLengthBytes) fail("a safetensors file must have 8 bytes at least", fmt::format("{}", bytes.size()));
+  if (bytes.size() < kLengthBytes)
+    fail("a safetensors file must have 8 bytes at least", fmt::format("{}", bytes.size()));
   uint64_t length = 0;
   for (int i = kLengthBytes - 1; i >= 0; i--) length = length << 8 | static_cast<unsigned char>(bytes[i]);
   if (length > static_cast<uint64_t>(limits.header_bytes)) {
@@ -272,12 +270,13 @@ void check_layout(std::vector<Entry>& entries, int64_t data_bytes, const Fail& f
   for (const Entry& e : entries) {
     const int64_t begin = e.offsets[0], end = e.offsets[1];
     if (begin > end || end > data_bytes) {
-      fail(fmt::format("data_offsets of tensor {} must lie in the {} bytes of data", shown(e.name), data_bytes),
+      fail(fmt::format("data_offsets of tensor {} must lie in the {} bytes of data", shown_name(e.name),
+                       data_bytes),
            fmt::format("[{}, {}]", begin, end));
     }
     const auto size = bytes_of(e.shape, *e.dtype);
     if (!size || *size != end - begin) {
-      fail(fmt::format("tensor {} must have the size of its shape {{{}}} and dtype {}", shown(e.name),
+      fail(fmt::format("tensor {} must have the size of its shape {{{}}} and dtype {}", shown_name(e.name),
                        fmt::join(e.shape, ", "), to_string(*e.dtype)),
            fmt::format("{} bytes", end - begin));
     }
@@ -288,8 +287,8 @@ void check_layout(std::vector<Entry>& entries, int64_t data_bytes, const Fail& f
   int64_t covered = 0;
   for (const Entry& e : entries) {
     if (e.offsets[0] != covered) {
-      fail(fmt::format("tensor {} must begin where the one before it ends, at byte {} of the data", shown(e.name),
-                       covered),
+      fail(fmt::format("tensor {} must begin where the one before it ends, at byte {} of the data",
+                       shown_name(e.name), covered),
            fmt::format("{}", e.offsets[0]));
     }
     covered = e.offsets[1];
@@ -303,13 +302,27 @@ void append_json_string(std::string& out, std::string_view text) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
@@ -330,28 +343,29 @@ void check_writable(const std::vector<TensorView>& tensors, const std::map<std::
   std::unordered_set<std::string_view> names;
   for (const TensorView& t : tensors) {
     if (!plain_name(t.name) || t.name == kMetadataKey) {
-      fail_write("a tensor name must be UTF-8 without control characters", shown(t.name));
+      fail_write("a tensor name must be UTF-8 without control characters", shown_name(t.name));
     }
-    if (!names.insert(t.name).second) fail_write("each tensor needs its own name", shown(t.name) + " twice");
+    if (!names.insert(t.name).second) fail_write("each tensor needs its own name", shown_name(t.name) + " twice");
     if (static_cast<int>(t.shape.size()) > SafetensorsLimits{}.rank) {
-      fail_write(fmt::format("tensor {} must have at most {} dimensions", shown(t.name), SafetensorsLimits{}.rank),
-                 fmt::format("{}", t.shape.size()));
+      fail_write(
+          fmt::format("tensor {} must have at most {} dimensions", shown_name(t.name), SafetensorsLimits{}.rank),
+          fmt::format("{}", t.shape.size()));
     }
     for (const int64_t dim : t.shape) {
       if (dim < 0 || dim > kMaxDim) {
-        fail_write(fmt::format("each dimension of tensor {} must be in 0..{}", shown(t.name), kMaxDim),
+        fail_write(fmt::format("each dimension of tensor {} must be in 0..{}", shown_name(t.name), kMaxDim),
                    fmt::format("{}", dim));
       }
     }
     const auto size = bytes_of(t.shape, t.dtype);
     if (!size || *size != static_cast<int64_t>(t.bytes.size())) {
-      fail_write(fmt::format("tensor {} must have the size of its shape {{{}}} and dtype {}", shown(t.name),
+      fail_write(fmt::format("tensor {} must have the size of its shape {{{}}} and dtype {}", shown_name(t.name),
                              fmt::join(t.shape, ", "), to_string(t.dtype)),
                  fmt::format("{} bytes", t.bytes.size()));
     }
   }
   for (const auto& [key, value] : metadata) {
-    if (!is_valid_utf8(key) || !is_valid_utf8(value)) fail_write("metadata must be UTF-8", shown(key));
+    if (!is_valid_utf8(key) || !is_valid_utf8(value)) fail_write("metadata must be UTF-8", shown_name(key));
   }
 }
 
@@ -390,7 +404,8 @@ Safetensors parse_safetensors(std::string_view bytes, std::string_view where, co
   return result;
 }
 
-std::string write_safetensors(std::vector<TensorView> tensors, const std::map<std::string, std::string>& metadata) {
+std::string write_safetensors(std::vector<TensorView> tensors,
+                              const std::map<std::string, std::string>& metadata) {
   check_writable(tensors, metadata);
   std::sort(tensors.begin(), tensors.end(), [](const TensorView& a, const TensorView& b) {
     return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
