@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "aspis/models/config_fields.h"
+#include "aspis/nn/position_table.h"
 
 namespace aspis {
 namespace {
@@ -125,31 +126,49 @@ void PatchEncoder::add_tail() {
   if (head) add_child("head", *head);
 }
 
-mx::array PatchEncoder::embed_patches(const mx::array& images) const {
+std::vector<ScanDirection> PatchEncoder::scan_directions(const std::vector<int64_t>&, bool) const { return {}; }
+
+std::vector<int64_t> PatchEncoder::grid_of(const mx::array& images) const {
   const auto want = base_.input_shape();
-  const bool fits =
-      images.ndim() == want.size() + 1 && std::equal(want.begin(), want.end(), images.shape().begin() + 1,
-                                                     [](int64_t a, mx::ShapeElem b) { return a == b; });
-  require(fits, [&] {
-    return Error::Parts{
-        .where = model_type(),
-        .required = fmt::format("images must have shape {{B, {}}}", fmt::join(want, ", ")),
-        .got = shape_string(images.shape()),
-        .hint = images.ndim() == want.size() ? "add the axis of the channels or of the batch" : ""};
-  });
+  const auto fail = [&](const std::string& required) {
+    throw Error(ErrorKind::kUsage,
+                {.where = model_type(),
+                 .required = required,
+                 .got = shape_string(images.shape()),
+                 .hint = images.ndim() == want.size() ? "add the axis of the channels or of the batch" : ""});
+  };
+  if (images.ndim() != want.size() + 1 || images.shape(-1) != base_.in_channels || images.shape(0) < 1) {
+    fail(fmt::format("images must have shape {{B, {}}} or another size", fmt::join(want, ", ")));
+  }
+  std::vector<int64_t> grid;
+  for (size_t i = 1; i < want.size(); i++) {
+    const bool time = base_.input_dim == 4 && i == 1;
+    const int64_t step = time ? base_.temporal_patch_size : base_.patch_size,
+                  n = images.shape(static_cast<int>(i));
+    if (n < step || n % step != 0) {
+      fail(fmt::format("{} must divide every {} of the images, {}", time ? "temporal_patch_size" : "patch_size",
+                       time ? "number of frames" : "size", step));
+    }
+    grid.push_back(n / step);
+  }
+  return grid;
+}
+
+mx::array PatchEncoder::embed_patches(const mx::array& images) const {
+  grid_of(images);
   if (base_.input_dim < 4) return patch_embed(images);
   // Frames of one token become channels, frame by frame: {B, T, D, H, W, C} ->
   // {B T', D, H, W, tp C}, channel j C + c being channel c of frame j.
   const auto tp = static_cast<mx::ShapeElem>(base_.temporal_patch_size);
-  const auto B = images.shape(0), T = images.shape(1) / tp, n = images.shape(2), C = images.shape(5);
-  const auto frames_last = mx::transpose(mx::reshape(images, {B, T, tp, n, n, n, C}), {0, 1, 3, 4, 5, 2, 6});
-  const auto tokens = patch_embed(mx::reshape(frames_last, {B * T, n, n, n, tp * C}));
+  const auto B = images.shape(0), T = images.shape(1) / tp, D = images.shape(2), H = images.shape(3),
+             W = images.shape(4), C = images.shape(5);
+  const auto frames_last = mx::transpose(mx::reshape(images, {B, T, tp, D, H, W, C}), {0, 1, 3, 4, 5, 2, 6});
+  const auto tokens = patch_embed(mx::reshape(frames_last, {B * T, D, H, W, tp * C}));
   return mx::reshape(tokens, {B, T * tokens.shape(1), tokens.shape(2)});
 }
 
-PatchEncoder::Start PatchEncoder::start(const mx::array& x,
-                                        const std::optional<mx::array>& patch_indices) const {
-  const int64_t N = base_.tokens();
+PatchEncoder::Start PatchEncoder::start(const mx::array& x, const std::optional<mx::array>& patch_indices) const {
+  std::vector<int64_t> grid = base_.grid();
   mx::array tokens = x;
   if (x.ndim() == 3) {
     require(x.shape(2) == base_.embed_dim, [&] {
@@ -161,9 +180,10 @@ PatchEncoder::Start PatchEncoder::start(const mx::array& x,
     });
   } else {
     tokens = embed_patches(x);
+    grid = grid_of(x);
   }
-  const int64_t given = tokens.shape(1);
-  mx::array positions = pos_embed;
+  const int64_t N = product(grid), given = tokens.shape(1);
+  mx::array positions = grid == base_.grid() ? pos_embed : resize_positions(pos_embed, base_.grid(), grid);
   bool subset = false;
   if (patch_indices) {
     const auto indices = checked_indices(*patch_indices, tokens.shape(0), N, model_type());
@@ -187,12 +207,13 @@ PatchEncoder::Start PatchEncoder::start(const mx::array& x,
                           .hint = "say which patches they are with patch_indices"};
     });
   }
-  return {{mx::add(tokens, positions), std::nullopt}, subset};
+  auto directions = scan_directions(grid, subset);
+  return {{mx::add(tokens, positions), std::nullopt}, std::move(grid), std::move(directions)};
 }
 
 mx::array PatchEncoder::encode(const mx::array& x, const std::optional<mx::array>& patch_indices) const {
-  auto [tokens, subset] = start(x, patch_indices);
-  for (int64_t i = 0; i < base_.depth; i++) tokens = block(i, tokens, subset);
+  auto [tokens, grid, directions] = start(x, patch_indices);
+  for (int64_t i = 0; i < base_.depth; i++) tokens = block(i, tokens, directions);
   return norm(tokens).first;
 }
 
@@ -218,13 +239,13 @@ std::vector<StageInfo> PatchEncoder::stages() const {
 std::vector<mx::array> PatchEncoder::feature_maps(const mx::array& images,
                                                   const std::vector<int>& out_indices) const {
   const auto places = stage_places(out_indices);
-  auto [tokens, subset] = start(images, {});
+  auto [tokens, grid, directions] = start(images, {});
   mx::Shape shape{images.shape(0)};
-  for (const int64_t n : base_.grid()) shape.push_back(static_cast<mx::ShapeElem>(n));
+  for (const int64_t n : grid) shape.push_back(static_cast<mx::ShapeElem>(n));
   shape.push_back(static_cast<mx::ShapeElem>(base_.embed_dim));
   std::vector<std::optional<mx::array>> maps(static_cast<size_t>(base_.depth));
   for (int64_t i = 0; i < base_.depth; i++) {
-    tokens = block(i, tokens, subset);
+    tokens = block(i, tokens, directions);
     if (std::find(places.begin(), places.end(), static_cast<size_t>(i)) == places.end()) continue;
     const auto value = tokens.value();
     maps[static_cast<size_t>(i)] = mx::reshape(value, shape);

@@ -13,6 +13,7 @@
 #include "aspis/nn/linear.h"
 #include "aspis/nn/norm.h"
 #include "aspis/nn/patch_embed.h"
+#include "aspis/nn/scan_order.h"
 
 namespace aspis {
 
@@ -51,7 +52,12 @@ struct PatchEncoderConfig {
 class PatchEncoder : public ImageModel {
  public:
   /// Encodes images {B, H, W, C} or tokens {B, n, E} that are embedded already
-  /// (three axes mean tokens) to {B, n, E}.
+  /// (three axes mean tokens) to {B, n, E}. Volumes are {B, D, H, W, C},
+  /// volumes over time {B, T, D, H, W, C}.
+  ///
+  /// Images may have any size that the patches divide; the table of positions
+  /// is interpolated to their grid (resize_positions). Tokens are those of
+  /// `img_size`.
   ///
   /// `patch_indices`, integers {n} or {B, n}, selects tokens of the grid: images
   /// and full token sets are gathered after embedding; tokens whose number is
@@ -77,15 +83,23 @@ class PatchEncoder : public ImageModel {
   /// Registers norm and head; called last by the constructor of a family.
   void add_tail();
   /// Block `i` of `depth`.
-  virtual Residual block(int64_t i, const Residual& tokens, bool subset) const = 0;
+  /// Visits the tokens in these directions, if it has any.
+  virtual Residual block(int64_t i, const Residual& tokens,
+                         const std::vector<ScanDirection>& directions) const = 0;
+  /// The directions over the tokens of a grid, or with `subset` over tokens that
+  /// are a part of it or shuffled. None by default.
+  virtual std::vector<ScanDirection> scan_directions(const std::vector<int64_t>& grid, bool subset) const;
   /// Patch embedding and head; the families add their blocks.
   ModelCost common_cost() const;
 
  private:
   struct Start {
     Residual tokens;
-    bool subset;
+    std::vector<int64_t> grid;
+    std::vector<ScanDirection> directions;
   };
+  /// Patches along each axis of these images. Throws Error(kUsage) for shapes that do not fit.
+  std::vector<int64_t> grid_of(const mx::array& images) const;
   Start start(const mx::array& x, const std::optional<mx::array>& patch_indices) const;
 
   PatchEncoderConfig base_;

@@ -22,6 +22,7 @@ void visit_fields(V&& v, VisionMambaConfig& c) {
   v("num_temporal_frames", c.num_temporal_frames);
   v("num_directions", c.num_directions);
   v("scan_order", c.scan_order);
+  v("merge", c.merge);
   v("scan_mode", c.scan_mode);
   v("num_classes", c.num_classes);
   v("init", c.init);
@@ -64,6 +65,7 @@ void VisionMambaConfig::check(const std::string& where, ErrorKind kind) const {
   // The words are checked by the parsers, whose errors get the caller's kind.
   try {
     parse_scan_order(scan_order, where);
+    parse_direction_merge(merge, where);
     check_scan_mode(scan_mode, where);
     parse_init_recipe(init, where);
   } catch (const Error& e) {
@@ -89,14 +91,19 @@ VisionMamba::VisionMamba(const VisionMambaConfig& config, uint64_t seed)
     const std::string name = fmt::format("blocks.{}", i);
     blocks.push_back(std::make_unique<MultiDirectionalMambaBlock>(
         config.block(), static_cast<int>(config.directions()), config.grid(), parse_scan_order(config.scan_order),
-        init.child(name), config.scan_mode));
+        init.child(name), config.scan_mode, parse_direction_merge(config.merge)));
     add_child(name, *blocks.back());
   }
   add_tail();
 }
 
-Residual VisionMamba::block(int64_t i, const Residual& tokens, bool subset) const {
-  return blocks[static_cast<size_t>(i)]->forward(tokens, subset);
+Residual VisionMamba::block(int64_t i, const Residual& tokens,
+                            const std::vector<ScanDirection>& directions) const {
+  return blocks[static_cast<size_t>(i)]->forward(tokens, directions);
+}
+
+std::vector<ScanDirection> VisionMamba::scan_directions(const std::vector<int64_t>& grid, bool subset) const {
+  return blocks.front()->directions(grid, subset);
 }
 
 ModelCost VisionMamba::cost() const {
@@ -109,7 +116,9 @@ ModelCost VisionMamba::cost() const {
   const int64_t blocks_total = config_.depth * config_.directions();
   const int64_t scan = L * (3 * I * N + I);
   ModelCost cost = common_cost();
-  cost.macs += blocks_total * (L * (3 * E * I + b.conv * I + I * (2 * R + 2 * N)) + scan);
+  // The VMamba merge has one pair of large projections a layer, and a norm (as the other norms not counted).
+  const int64_t projections = config_.merge == "vmamba" ? config_.depth : blocks_total;
+  cost.macs += projections * L * 3 * E * I + blocks_total * (L * (b.conv * I + I * (2 * R + 2 * N)) + scan);
   cost.scan_macs = blocks_total * scan;
   cost.exps = blocks_total * L * (I * N + 4 * I);
   // Kept for the backward pass, per layer: the stream and its norm, 2 E; per

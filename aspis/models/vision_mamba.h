@@ -17,6 +17,7 @@ struct VisionMambaConfig : PatchEncoderConfig {
   int64_t expand_factor = 2;
   int64_t num_directions = 0;               ///< 2, or 2 * input_dim; 0 means the latter
   std::string scan_order = "axis_fastest";  ///< or "compat", see ScanOrder
+  std::string merge = "sum";                ///< of the directions: "sum", "mean" or "vmamba", see DirectionMerge
   std::string scan_mode = "sequential";     ///< a name of mlx-vision-mamba; all run one kernel
 
   int64_t directions() const { return num_directions > 0 ? num_directions : 2 * input_dim; }
@@ -43,7 +44,8 @@ class VisionMamba final : public PatchEncoder {
   const VisionMambaConfig& config() const { return config_; }
 
  protected:
-  Residual block(int64_t i, const Residual& tokens, bool subset) const override;
+  Residual block(int64_t i, const Residual& tokens, const std::vector<ScanDirection>& directions) const override;
+  std::vector<ScanDirection> scan_directions(const std::vector<int64_t>& grid, bool subset) const override;
 
  private:
   VisionMambaConfig config_;

@@ -27,6 +27,29 @@ VisionMambaConfig small() {
   return c;
 }
 
+/// The models of vision_mamba_nd: {case, config}.
+std::vector<std::pair<std::string, VisionMambaConfig>> models_of_other_kinds() {
+  VisionMambaConfig c;
+  c.img_size = 6;
+  c.patch_size = 2;
+  c.embed_dim = 6;
+  c.depth = 2;
+  c.d_state = 3;
+  c.d_conv = 3;
+  c.num_classes = 3;
+  VisionMambaConfig mean = c, vmamba = c, volume = c, sequence = c;
+  mean.merge = "mean";
+  vmamba.merge = "vmamba";
+  volume.input_dim = 3;
+  sequence.input_dim = 4;
+  sequence.img_size = 4;
+  sequence.in_channels = 2;
+  sequence.depth = 1;
+  sequence.num_temporal_frames = 4;
+  sequence.temporal_patch_size = 2;
+  return {{"volume", volume}, {"sequence", sequence}, {"mean", mean}, {"vmamba", vmamba}};
+}
+
 VisionMambaConfig tiny(int64_t input_dim) {
   VisionMambaConfig c = small();
   c.input_dim = input_dim;
@@ -111,10 +134,92 @@ TEST_CASE("blocks_that_a_subset_does_not_run_get_zero_gradients") {
   }
 }
 
+TEST_CASE("volumes_sequences_and_merges_match_the_golden_values_and_gradients") {
+  for (const auto& [name, config] : models_of_other_kinds()) {
+    INFO(name);
+    const auto golden = load_case(name, "vision_mamba_nd");
+    for (const auto dtype : {mx::float64, mx::float32}) {
+      VisionMamba model(config);
+      load_params(model, golden, dtype);
+      const auto images = mx::astype(golden.at("in/images"), dtype),
+                 other = mx::astype(golden.at("in/other"), dtype);
+      CHECK(normalised_error(model.encode(images), golden.at("out/encoded")) < tolerance(dtype));
+      // Another size, not a cube: positions are interpolated and directions follow the grid.
+      const auto encoded = model.encode(other);
+      CHECK(normalised_error(encoded, golden.at("out/other")) < tolerance(dtype));
+      const auto map = model.feature_maps(other, {-1})[0];
+      CHECK(map.shape(0) * map.shape(1) * map.shape(2) * (map.ndim() > 4 ? map.shape(3) : 1) *
+                (map.ndim() > 5 ? map.shape(4) : 1) ==
+            encoded.shape(0) * encoded.shape(1));
+      CHECK(normalised_error(model.norm(mx::reshape(map, encoded.shape())), encoded) < 1e-5);
+      expect_gradients(model, golden, dtype, [&] { return model.logits(images); });
+      if (golden.contains("out/tokens")) {
+        CHECK(normalised_error(model.embed_patches(images), golden.at("out/tokens")) < tolerance(dtype));
+      }
+      if (golden.contains("out/compat")) {
+        VisionMambaConfig compat = config;
+        compat.scan_order = "compat";
+        VisionMamba upstream(compat);
+        load_params(upstream, golden, dtype);
+        CHECK(normalised_error(upstream.encode(images), golden.at("out/compat")) < tolerance(dtype));
+      }
+      if (golden.contains("out/subset")) {
+        const auto got = model.encode(images, mx::array({7, 2, 4}, {3}, mx::int32));
+        CHECK(normalised_error(got, golden.at("out/subset")) < tolerance(dtype));
+      }
+    }
+  }
+}
+
+TEST_CASE("gradients_reach_the_positions_through_their_interpolation") {
+  const auto [name, config] = models_of_other_kinds()[0];
+  VisionMamba model(config, 1);
+  model.cast(mx::float64);
+  const auto other = mx::astype(load_case(name, "vision_mamba_nd").at("in/other"), mx::float64);
+  const auto loss = [&](const std::vector<mx::array>&) {
+    const auto y = model.encode(other);
+    return std::vector<mx::array>{
+        mx::sum(y * mx::reshape(mx::sin(mx::arange(24.0 * 6, mx::float64)), {1, 24, 6}))};
+  };
+  const auto names = model.trainable_parameters();
+  const auto result = value_and_grad(model, loss, {});
+  for (size_t i = 0; i < names.size(); i++) {
+    if (names[i].first != "pos_embed") continue;
+    // Against central differences along a direction that is not symmetric.
+    const auto start = model.pos_embed,
+               way = mx::sin(mx::reshape(mx::arange(1.0 * 27 * 6, mx::float64), {1, 27, 6}));
+    const auto at = [&](double step) {
+      model.pos_embed = start + way * mx::array(step, mx::float64);
+      return loss({})[0].item<double>();
+    };
+    const double numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
+    model.pos_embed = start;
+    CHECK(mx::sum(result.gradients[i] * way).item<double>() == doctest::Approx(numeric).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("subsets_of_another_size_take_its_positions") {
+  const auto [name, config] = models_of_other_kinds()[2];
+  const VisionMamba model(config, 1);
+  const auto images = load_case(name, "vision_mamba_nd").at("in/other");  // 5 x 2 patches
+  const auto encoded = model.encode(images, mx::array({9, 3}, {2}, mx::int32));
+  CHECK(encoded.shape() == mx::Shape{2, 2, 6});
+  CHECK_THROWS_WITH_AS(model.encode(images, mx::array({10, 3}, {2}, mx::int32)),
+                       doctest::Contains("[0, 10); got 10"), Error);
+}
+
 TEST_CASE("inputs_that_do_not_fit_are_refused_in_words") {
   const VisionMamba model(small());
   const auto images = mx::zeros({2, 12, 12, 2});
-  CHECK_THROWS_WITH_AS(model.encode(mx::zeros({2, 12, 16, 2})), doctest::Contains("{B, 12, 12, 2}"), Error);
+  CHECK_THROWS_WITH_AS(model.encode(mx::zeros({2, 12, 12, 3})), doctest::Contains("{B, 12, 12, 2}"), Error);
+  CHECK_THROWS_WITH_AS(model.encode(mx::zeros({2, 12, 14, 2})), doctest::Contains("patch_size must divide"),
+                       Error);
+  CHECK_THROWS_WITH_AS(model.encode(mx::zeros({2, 12, 0, 2})), doctest::Contains("patch_size must divide"), Error);
+  auto frames = tiny(4);
+  frames.num_temporal_frames = 4;
+  frames.temporal_patch_size = 2;
+  CHECK_THROWS_WITH_AS(VisionMamba(frames).encode(mx::zeros({1, 5, 8, 8, 8, 2})),
+                       doctest::Contains("temporal_patch_size must divide every number of frames"), Error);
   CHECK_THROWS_WITH_AS(model.encode(mx::zeros({2, 12, 12})), doctest::Contains("axis of channels"), Error);
   CHECK_THROWS_WITH_AS(model.encode(mx::zeros({2, 5, 8})), doctest::Contains("patch_indices"), Error);
   const auto at = [](int i) { return mx::array({0, i}, {2}, mx::int32); };
@@ -205,6 +310,7 @@ TEST_CASE("configs_that_do_not_fit_are_refused_with_the_key") {
   contains(refused(R"({"num_directions": 6})"), "num_directions must be 2 or 4");
   contains(refused(R"({"scan_order": "row"})"), "scan_order must be");
   contains(refused(R"({"scan_mode": "metal_fusd"})"), "metal_fused");
+  contains(refused(R"({"merge": "means"})"), "Try: mean");
   contains(refused(R"({"init": "xavier"})"), "init must be");
   contains(refused(R"({"input_dim": 5})"), "input_dim must be at most 4");
   contains(refused(R"({"input_dim": 4, "num_temporal_frames": 3, "temporal_patch_size": 2})"),
@@ -225,11 +331,15 @@ TEST_CASE("multiply_adds_are_those_of_the_layers") {
 }
 
 TEST_CASE("vision_mamba_counts_the_work_of_its_graph") {
-  const VisionMamba model(small(), 1);
-  const auto counted = count_work({model.logits(mx::zeros({1, 12, 12, 2}))});
-  CHECK(counted.macs == model.cost().macs);
-  CHECK(counted.scan_macs == model.cost().scan_macs);
-  CHECK(counted.exps == model.cost().exps);
+  VisionMambaConfig sum = small(), vmamba = small();
+  vmamba.merge = "vmamba";
+  for (const auto& config : {sum, vmamba}) {
+    const VisionMamba model(config, 1);
+    const auto counted = count_work({model.logits(mx::zeros({1, 12, 12, 2}))});
+    CHECK(counted.macs == model.cost().macs);
+    CHECK(counted.scan_macs == model.cost().scan_macs);
+    CHECK(counted.exps == model.cost().exps);
+  }
 }
 
 TEST_CASE("vision_mamba_is_a_backbone_with_a_stage_per_block") {
@@ -244,7 +354,8 @@ TEST_CASE("vision_mamba_is_a_backbone_with_a_stage_per_block") {
   // The last map is what the final norm encodes.
   CHECK(normalised_error(model.norm(mx::reshape(maps[0], {2, 9, 8})), model.encode(images)) < 1e-6);
   CHECK(normalised_error(maps[1], maps[0]) > 1e-3);
-  CHECK_THROWS_WITH_AS(model.feature_maps(images, {2}), doctest::Contains("out_indices must lie in [-2, 2)"), Error);
+  CHECK_THROWS_WITH_AS(model.feature_maps(images, {2}), doctest::Contains("out_indices must lie in [-2, 2)"),
+                       Error);
 }
 
 }  // namespace aspis

@@ -80,7 +80,7 @@ VisionTransformer::VisionTransformer(const VisionTransformerConfig& config, uint
   add_tail();
 }
 
-Residual VisionTransformer::block(int64_t i, const Residual& tokens, bool) const {
+Residual VisionTransformer::block(int64_t i, const Residual& tokens, const std::vector<ScanDirection>&) const {
   return blocks[static_cast<size_t>(i)]->forward(tokens);
 }
 

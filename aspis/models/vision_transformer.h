@@ -36,7 +36,7 @@ class VisionTransformer final : public PatchEncoder {
   const VisionTransformerConfig& config() const { return config_; }
 
  protected:
-  Residual block(int64_t i, const Residual& tokens, bool subset) const override;
+  Residual block(int64_t i, const Residual& tokens, const std::vector<ScanDirection>& directions) const override;
 
  private:
   VisionTransformerConfig config_;

@@ -40,6 +40,27 @@ TEST_CASE("vision_transformer_matches_the_golden_values_and_gradients") {
   }
 }
 
+TEST_CASE("the_twin_of_volumes_matches_the_golden_values_and_gradients") {
+  const auto golden = load_case("twin", "vision_mamba_nd");
+  VisionTransformerConfig c;
+  c.img_size = 6;
+  c.patch_size = 2;
+  c.embed_dim = 6;
+  c.depth = 2;
+  c.num_heads = 2;
+  c.num_classes = 3;
+  c.input_dim = 3;
+  for (const auto dtype : {mx::float64, mx::float32}) {
+    VisionTransformer model(c);
+    load_params(model, golden, dtype);
+    const auto images = mx::astype(golden.at("in/images"), dtype),
+               other = mx::astype(golden.at("in/other"), dtype);
+    CHECK(normalised_error(model.encode(images), golden.at("out/encoded")) < tolerance(dtype));
+    CHECK(normalised_error(model.encode(other), golden.at("out/other")) < tolerance(dtype));
+    expect_gradients(model, golden, dtype, [&] { return model.logits(images); });
+  }
+}
+
 TEST_CASE("the_twin_has_the_parameter_count_of_the_specification") {
   CHECK(VisionTransformer(VisionTransformerConfig{}).parameter_count() == 10812288);
 }
@@ -96,7 +117,8 @@ TEST_CASE("vision_transformer_is_a_backbone_with_a_stage_per_block") {
   // The last map is what the final norm encodes.
   CHECK(normalised_error(model.norm(mx::reshape(maps[0], {2, 9, 8})), model.encode(images)) < 1e-6);
   CHECK(normalised_error(maps[1], maps[0]) > 1e-3);
-  CHECK_THROWS_WITH_AS(model.feature_maps(images, {2}), doctest::Contains("out_indices must lie in [-2, 2)"), Error);
+  CHECK_THROWS_WITH_AS(model.feature_maps(images, {2}), doctest::Contains("out_indices must lie in [-2, 2)"),
+                       Error);
 }
 
 }  // namespace aspis

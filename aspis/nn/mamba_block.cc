@@ -9,6 +9,7 @@
 #include "aspis/nn/branch.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/common/composed.h"
+#include "aspis/ops/gated_norm/gated_norm.h"
 #include "aspis/ops/linear/linear.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 
@@ -34,12 +35,12 @@ void require_width(const mx::array& h, size_t ndim, int64_t width) {
 
 /// Sum of the outputs of blocks over one norm, each with its direction.
 Residual run_blocks(const LayerNorm& norm, const std::vector<const MambaBlock*>& blocks,
-                    const std::vector<ScanDirection>& directions, const Residual& h) {
+                    const std::vector<ScanDirection>& directions, const Residual& h, float scale = 1) {
   auto [n, sum] = norm(h);
   const auto copies = fan_out(n, 2 * static_cast<int>(blocks.size()));
   std::vector<mx::array> outs;
   for (size_t k = 0; k < blocks.size(); k++) {
-    outs.push_back(blocks[k]->forward(copies[2 * k], copies[2 * k + 1], directions[k]));
+    outs.push_back(blocks[k]->forward(copies[2 * k], copies[2 * k + 1], directions[k], scale));
   }
   return {std::move(sum), outs.size() == 1 ? outs[0] : add_n(outs)};
 }
@@ -61,7 +62,8 @@ void MambaConfig::check(const std::string& where) const {
   positive("expand", expand);
 }
 
-mx::array MambaBranch::operator()(const mx::array& x, const mx::array& z, const ScanDirection& direction) const {
+mx::array MambaBranch::operator()(const mx::array& x, const std::optional<mx::array>& z,
+                                  const ScanDirection& direction) const {
   const int64_t rank = dt_proj.weight.shape(1), state = A_log.shape(1);
   const auto u = fan_out(conv1d(x, direction), 2);
   const auto parts = split_sizes(x_proj(u[0]), {rank, state, state}, -1);
@@ -102,14 +104,16 @@ mx::array MambaBlock::operator()(const mx::array& h, const ScanDirection& direct
   return forward(copies[0], copies[1], direction);
 }
 
-mx::array MambaBlock::forward(const mx::array& h_for_x, const mx::array& h_for_z,
-                              const ScanDirection& direction) const {
+mx::array MambaBlock::forward(const mx::array& h_for_x, const mx::array& h_for_z, const ScanDirection& direction,
+                              float scale) const {
   require_width(h_for_x, 3, config_.width);
   // Two products with halves of the weight cost what one costs, and leave x and
   // z dense; cutting one product apart would copy twice the activations in the gradient.
   const auto halves = split_sizes(in_proj.weight, {config_.inner(), config_.inner()}, 0);
   const MambaBranch branch{conv1d, x_proj, dt_proj, A_log, D};
-  return out_proj(branch(linear(h_for_x, halves[0]), linear(h_for_z, halves[1]), direction));
+  const auto y = branch(linear(h_for_x, halves[0]), linear(h_for_z, halves[1]), direction);
+  // Scaled weights are cheaper than scaled activations.
+  return scale == 1 ? out_proj(y) : linear(y, out_proj.weight * mx::array(scale, out_proj.weight.dtype()));
 }
 
 State MambaBlock::initial_state(int64_t batch) const {
@@ -175,10 +179,75 @@ Residual BidirectionalMambaBlock::forward(const Residual& h) const {
   return run_blocks(norm, {&forward_mamba, &backward_mamba}, {{}, {std::nullopt, true}}, h);
 }
 
+std::string to_string(DirectionMerge merge) {
+  return merge == DirectionMerge::kSum ? "sum" : merge == DirectionMerge::kMean ? "mean" : "vmamba";
+}
+
+DirectionMerge parse_direction_merge(std::string_view name, const std::string& where) {
+  for (const auto merge : {DirectionMerge::kSum, DirectionMerge::kMean, DirectionMerge::kVmamba}) {
+    if (name == to_string(merge)) return merge;
+  }
+  throw Error(ErrorKind::kUsage, {.where = where,
+                                  .required = "merge must be one of sum, mean, vmamba",
+                                  .got = fmt::format("\"{}\"", name),
+                                  .hint = nearest_word(name, std::vector<std::string>{"sum", "mean", "vmamba"})});
+}
+
+MultiScanMixer::Scan::Scan(const MambaConfig& c, const Init& init)
+    : conv1d(c.inner(), c.conv, init.child("conv1d")),
+      x_proj(c.inner(), c.rank() + 2 * c.state, false, init.child("x_proj")),
+      dt_proj(c.rank(), c.inner(), true, init.child("dt_proj")),
+      A_log(init.a_log(c.inner(), c.state)),
+      D(init.constant({static_cast<mx::ShapeElem>(c.inner())}, 1)) {
+  if (init.recipe() == InitRecipe::kStandard) dt_proj.bias = init.child("dt_proj").dt_bias("bias", c.inner());
+  add_child("conv1d", conv1d);
+  add_child("x_proj", x_proj);
+  add_child("dt_proj", dt_proj);
+  add_parameter("A_log", A_log, Decay::kNo);
+  add_parameter("D", D, Decay::kNo);
+}
+
+MultiScanMixer::MultiScanMixer(const MambaConfig& config, int num_directions, const Init& init)
+    : inner_(checked(config, "sequential").inner()),
+      in_proj(config.width, 2 * config.inner(), false, init.child("in_proj")),
+      out_norm(config.inner(), init.child("out_norm")),
+      out_proj(config.inner(), config.width, false, init.child("out_proj")) {
+  add_child("in_proj", in_proj);
+  for (int k = 0; k < num_directions; k++) {
+    const std::string name = fmt::format("scans.{}", k);
+    scans.push_back(std::make_unique<Scan>(config, init.child(name)));
+    add_child(name, *scans.back());
+  }
+  add_child("out_norm", out_norm);
+  add_child("out_proj", out_proj);
+}
+
+mx::array MultiScanMixer::operator()(const mx::array& h, const std::vector<ScanDirection>& directions) const {
+  const auto copies = fan_out(h, 2);
+  const auto halves = split_sizes(in_proj.weight, {inner_, inner_}, 0);
+  const auto x = fan_out(linear(copies[0], halves[0]), static_cast<int>(directions.size()));
+  std::vector<mx::array> outs;
+  for (size_t k = 0; k < directions.size(); k++) {
+    const Scan& s = *scans[k];
+    outs.push_back(MambaBranch{s.conv1d, s.x_proj, s.dt_proj, s.A_log, s.D}(x[k], std::nullopt, directions[k]));
+  }
+  GatedNormOptions options;
+  options.z = linear(copies[1], halves[1]);
+  options.weight = out_norm.weight;
+  options.bias = out_norm.bias;
+  options.norm_before_gate = true;
+  return out_proj(layer_norm_gated(outs.size() == 1 ? outs[0] : add_n(outs), options));
+}
+
 MultiDirectionalMambaBlock::MultiDirectionalMambaBlock(const MambaConfig& config, int num_directions,
                                                        std::vector<int64_t> grid, ScanOrder order,
-                                                       const Init& init, std::string_view scan_mode)
-    : norm(config.width, init.child("norm")) {
+                                                       const Init& init, std::string_view scan_mode,
+                                                       DirectionMerge merge)
+    : norm(config.width, init.child("norm")),
+      num_directions_(num_directions),
+      grid_(std::move(grid)),
+      order_(order),
+      merge_(merge) {
   const bool known = num_directions == 2 || num_directions == 4 || num_directions == 6 || num_directions == 8;
   require(known, [&] {
     return Error::Parts{.where = type_name(),
@@ -186,21 +255,27 @@ MultiDirectionalMambaBlock::MultiDirectionalMambaBlock(const MambaConfig& config
                         .got = std::to_string(num_directions),
                         .hint = ""};
   });
-  require(num_directions == 2 || grid.size() * 2 == static_cast<size_t>(num_directions), [&] {
+  require(num_directions == 2 || grid_.size() * 2 == static_cast<size_t>(num_directions), [&] {
     return Error::Parts{
         .where = type_name(),
         .required = fmt::format("{} directions need a grid with {} axes", num_directions, num_directions / 2),
-        .got = fmt::format("{{{}}}", fmt::join(grid, ", ")),
+        .got = fmt::format("{{{}}}", fmt::join(grid_, ", ")),
         .hint = ""};
   });
-  if (num_directions == 2) {
-    directions_ = {{std::nullopt, false}, {std::nullopt, true}};
-  } else {
-    tokens_ = std::accumulate(grid.begin(), grid.end(), int64_t{1}, std::multiplies<>());
+  if (num_directions > 2) {
+    tokens_ = std::accumulate(grid_.begin(), grid_.end(), int64_t{1}, std::multiplies<>());
     for (const auto& d : grid_directions(num_directions / 2, order))
-      directions_.push_back(scan_direction(grid, d));
+      directions_.push_back(scan_direction(grid_, d));
+  } else {
+    directions_ = {{std::nullopt, false}, {std::nullopt, true}};
   }
   add_child("norm", norm);
+  if (merge == DirectionMerge::kVmamba) {
+    check_scan_mode(scan_mode, type_name());
+    mixer = std::make_unique<MultiScanMixer>(config, num_directions, init.child("mixer"));
+    add_child("mixer", *mixer);
+    return;
+  }
   for (int k = 0; k < num_directions; k++) {
     const std::string name = fmt::format("mamba_blocks.{}", k);
     mamba_blocks.push_back(std::make_unique<MambaBlock>(config, init.child(name), scan_mode));
@@ -208,14 +283,42 @@ MultiDirectionalMambaBlock::MultiDirectionalMambaBlock(const MambaConfig& config
   }
 }
 
-Residual MultiDirectionalMambaBlock::forward(const Residual& h, bool subset) const {
-  std::vector<const MambaBlock*> blocks;
-  if (mamba_blocks.size() > 2 && (subset || (h.sum.ndim() == 3 && h.sum.shape(1) != tokens_))) {
-    blocks = {mamba_blocks[0].get(), mamba_blocks[1].get()};
-    return run_blocks(norm, blocks, {{std::nullopt, false}, {std::nullopt, true}}, h);
+std::vector<ScanDirection> MultiDirectionalMambaBlock::directions(const std::vector<int64_t>& grid,
+                                                                  bool subset) const {
+  if (subset || num_directions_ == 2) return {{std::nullopt, false}, {std::nullopt, true}};
+  if (grid == grid_) return directions_;
+  require(grid.size() == grid_.size(), [&] {
+    return Error::Parts{.where = type_name(),
+                        .required = fmt::format("a grid with {} axes", grid_.size()),
+                        .got = fmt::format("{{{}}}", fmt::join(grid, ", ")),
+                        .hint = ""};
+  });
+  std::vector<ScanDirection> list;
+  for (const auto& d : grid_directions(num_directions_ / 2, order_)) list.push_back(scan_direction(grid, d));
+  return list;
+}
+
+Residual MultiDirectionalMambaBlock::forward(const Residual& h,
+                                             const std::vector<ScanDirection>& directions) const {
+  require(!directions.empty() && directions.size() <= static_cast<size_t>(num_directions_), [&] {
+    return Error::Parts{.where = type_name(),
+                        .required = fmt::format("1 to {} directions", num_directions_),
+                        .got = std::to_string(directions.size()),
+                        .hint = ""};
+  });
+  if (mixer) {
+    auto [n, sum] = norm(h);
+    return {std::move(sum), (*mixer)(n, directions)};
   }
-  for (const auto& b : mamba_blocks) blocks.push_back(b.get());
-  return run_blocks(norm, blocks, directions_, h);
+  std::vector<const MambaBlock*> blocks;
+  for (size_t k = 0; k < directions.size(); k++) blocks.push_back(mamba_blocks[k].get());
+  const float scale = merge_ == DirectionMerge::kMean ? 1.0f / static_cast<float>(blocks.size()) : 1.0f;
+  return run_blocks(norm, blocks, directions, h, scale);
+}
+
+Residual MultiDirectionalMambaBlock::forward(const Residual& h, bool subset) const {
+  const bool other = num_directions_ > 2 && h.sum.ndim() == 3 && h.sum.shape(1) != tokens_;
+  return forward(h, directions(grid_, subset || other));
 }
 
 }  // namespace aspis

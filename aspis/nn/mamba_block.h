@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,8 +38,9 @@ struct MambaBranch {
   const mx::array& A_log;
   const mx::array& D;
 
-  /// Convolution, projections and gated scan of x, z {B, L, inner} in one direction.
-  mx::array operator()(const mx::array& x, const mx::array& z, const ScanDirection& direction) const;
+  /// Convolution, projections and scan of x {B, L, inner} in one direction, gated with z if there is one.
+  mx::array operator()(const mx::array& x, const std::optional<mx::array>& z,
+                       const ScanDirection& direction) const;
 };
 
 /// The Mamba-1 block (Gu and Dao 2023, figure 3), without norm and residual:
@@ -62,7 +64,9 @@ class MambaBlock final : public SequenceMixer {
   using SequenceMixer::operator();
   mx::array operator()(const mx::array& h, const ScanDirection& direction) const override;
   /// The same for a caller that has fanned `h` out already: one copy for each half of in_proj.
-  mx::array forward(const mx::array& h_for_x, const mx::array& h_for_z, const ScanDirection& direction) const;
+  /// The output is multiplied by `scale`.
+  mx::array forward(const mx::array& h_for_x, const mx::array& h_for_z, const ScanDirection& direction,
+                    float scale = 1) const;
 
   State initial_state(int64_t batch) const override;
   std::pair<mx::array, State> prefill(const mx::array& h, const State& state) const override;
@@ -105,6 +109,49 @@ class BidirectionalMambaBlock final : public Module {
   MambaBlock forward_mamba, backward_mamba;
 };
 
+/// How the K directions of a layer come together.
+enum class DirectionMerge {
+  kSum,     ///< sum of K blocks (mlx-vision-mamba)
+  kMean,    ///< their mean
+  kVmamba,  ///< one block with K scans: out_proj(layer_norm(sum of the scans) silu(z)), VMamba's SS2D
+};
+
+/// "sum", "mean", "vmamba".
+std::string to_string(DirectionMerge merge);
+/// Throws Error(kUsage) with the nearest word for other names.
+DirectionMerge parse_direction_merge(std::string_view name, const std::string& where = "merge");
+
+/// One Mamba-1 block whose inner sequence is scanned in K directions (VMamba's
+/// SS2D over any grid): convolution, projections and scan belong to a direction,
+/// the two large projections and the gate are shared,
+///
+///     x, z = in_proj(h);   y = sum_k scan_k(x);   out = out_proj(out_norm(y) silu(z))
+///
+/// Children: in_proj, scans.k.{conv1d, x_proj, dt_proj, A_log, D}, out_norm, out_proj.
+class MultiScanMixer final : public Module {
+ public:
+  MultiScanMixer(const MambaConfig& config, int num_directions, const Init& init);
+  std::string type_name() const override { return "MultiScanMixer"; }
+  /// Runs the first `directions.size()` scans.
+  mx::array operator()(const mx::array& h, const std::vector<ScanDirection>& directions) const;
+
+ private:
+  struct Scan final : Module {
+    Scan(const MambaConfig& c, const Init& init);
+    std::string type_name() const override { return "Scan"; }
+    DepthwiseConv1d conv1d;
+    Linear x_proj, dt_proj;
+    mx::array A_log, D;
+  };
+  int64_t inner_;
+
+ public:
+  Linear in_proj;
+  std::vector<std::unique_ptr<Scan>> scans;
+  LayerNorm out_norm;
+  Linear out_proj;
+};
+
 /// h + sum_k block_k(norm(h)), block k visiting the tokens of a grid in
 /// direction k: one norm, K blocks of their own. No permuted copy of the tokens
 /// is made; the kernels follow the order.
@@ -112,23 +159,34 @@ class BidirectionalMambaBlock final : public Module {
 /// K = 2 runs forwards and backwards over any tokens. K = 4, 6, 8 need a grid of
 /// 2, 3, 4 axes; if the number of tokens is not that of the grid (a subset of
 /// patches), only blocks 0 and 1 run, forwards and backwards over the tokens as
-/// given, and the parameters of the others get no gradient.
-/// Children: norm, mamba_blocks.k.
+/// given, and the parameters of the others get no gradient. Other merges than
+/// the sum: see DirectionMerge.
+/// Children: norm, mamba_blocks.k; with kVmamba norm, mixer.
 class MultiDirectionalMambaBlock final : public Module {
  public:
   /// Throws Error(kUsage) unless K is 2, 4, 6 or 8 and `grid` has K/2 axes
   /// (K = 2: any, it is not used).
   MultiDirectionalMambaBlock(const MambaConfig& config, int num_directions, std::vector<int64_t> grid,
-                             ScanOrder order, const Init& init, std::string_view scan_mode = "sequential");
+                             ScanOrder order, const Init& init, std::string_view scan_mode = "sequential",
+                             DirectionMerge merge = DirectionMerge::kSum);
   std::string type_name() const override { return "MultiDirectionalMambaBlock"; }
   /// `subset`: the tokens are a part of the grid or shuffled, whatever their number.
   mx::array operator()(const mx::array& h, bool subset = false) const { return forward({h, {}}, subset).value(); }
   Residual forward(const Residual& h, bool subset = false) const;
+  /// The directions over a grid of another size (as many axes), and with
+  /// `subset` the two over tokens that are no grid; for the next function.
+  std::vector<ScanDirection> directions(const std::vector<int64_t>& grid, bool subset = false) const;
+  Residual forward(const Residual& h, const std::vector<ScanDirection>& directions) const;
 
   LayerNorm norm;
   std::vector<std::unique_ptr<MambaBlock>> mamba_blocks;
+  std::unique_ptr<MultiScanMixer> mixer;  ///< with kVmamba, instead of the blocks
 
  private:
+  int num_directions_;
+  std::vector<int64_t> grid_;
+  ScanOrder order_;
+  DirectionMerge merge_;
   int64_t tokens_ = 0;  // of the grid
   std::vector<ScanDirection> directions_;
 };

@@ -139,6 +139,10 @@ TEST_CASE("blocks_have_the_sizes_of_the_specification") {
   CHECK(MambaBlock(config, Init()).parameter_count() == 963840);
   CHECK(MultiDirectionalMambaBlock(config, 4, {14, 14}, ScanOrder::kAxisFastest, Init()).parameter_count() ==
         3856128);
+  CHECK(MultiDirectionalMambaBlock(config, 6, {4, 4, 4}, ScanOrder::kAxisFastest, Init()).parameter_count() ==
+        5783808);
+  CHECK(MultiDirectionalMambaBlock(config, 8, {4, 2, 2, 2}, ScanOrder::kAxisFastest, Init()).parameter_count() ==
+        7711488);
 }
 
 TEST_CASE("parameters_exempt_from_decay_are_biases_norms_and_the_scan_constants") {
