@@ -46,3 +46,9 @@ TEST_CASE("the picture corpus of the fuzzer gives no surprise") {
 TEST_CASE("the IDX corpus of the fuzzer gives no surprise") {
   replay("idx", 6, [](const std::string& bytes) { aspis::fuzz::idx(bytes); });
 }
+
+TEST_CASE("the corpora of weight files, pickles and arrays give no surprise") {
+  replay("weights", 8, [](const std::string& bytes) { aspis::fuzz::weights(bytes); });
+  replay("pickle", 8, [](const std::string& bytes) { aspis::fuzz::pickle(bytes); });
+  replay("npy", 6, [](const std::string& bytes) { aspis::fuzz::npy(bytes); });
+}

@@ -5,7 +5,7 @@ set -eu
 build=$1
 seconds=${2:-45}
 here=$(cd "$(dirname "$0")" && pwd)
-for target in safetensors config image idx; do
+for target in safetensors config image idx weights pickle npy; do
   found="$build/tests/fuzz/found-$target"
   mkdir -p "$found"
   dictionary=

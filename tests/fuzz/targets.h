@@ -10,7 +10,10 @@
 #include "aspis/data/idx.h"
 #include "aspis/data/image.h"
 #include "aspis/io/config_json.h"
+#include "aspis/io/npy.h"
 #include "aspis/io/safetensors.h"
+#include "aspis/io/test_archives.h"
+#include "aspis/io/weight_file.h"
 
 /// What each fuzzer does with an input, shared with the test that replays the
 /// corpus. Only aspis::Error may leave a reader; a broken promise aborts.
@@ -42,6 +45,42 @@ inline void safetensors(std::string_view bytes) {
   const std::string once = write_safetensors(s.tensors, s.metadata);
   const Safetensors again = parse_safetensors(once, "again");
   promise(write_safetensors(again.tensors, again.metadata) == once);
+}
+
+/// A tensor has the bytes of its shape, and they can be gathered.
+inline void tensor(const WeightTensor& t) {
+  std::string buffer;
+  const TensorView v = t.packed(buffer);
+  promise(t.shape.size() <= 8 && t.strides.size() == t.shape.size());
+  promise(static_cast<int64_t>(v.bytes.size()) == t.elements() * size_of(t.dtype));
+}
+
+/// Whatever is accepted as weights is small in memory: a tensor has no more
+/// elements than its storage.
+inline void weights(std::string_view bytes) {
+  try {
+    const WeightFile f = WeightFile::parse(std::string(bytes), "fuzz");
+    for (const WeightTensor& t : f.tensors()) tensor(t);
+    promise(f.groups().size() <= f.tensors().size());
+  } catch (const Error& e) {
+    promise(e.kind() == ErrorKind::kModel && std::string_view(e.what()).size() < 2000);
+  }
+}
+
+/// The same for the pickle of a checkpoint, which checksums would keep out of reach.
+inline void pickle(std::string_view bytes) {
+  weights(test::torch_zip(std::string(bytes), {std::string(24, 'a'), std::string(8, 'b')}));
+}
+
+/// An array of numpy.
+inline void npy(std::string_view bytes) {
+  try {
+    const WeightTensor t = parse_npy(bytes, "a", "fuzz");
+    promise(t.bytes.data() >= bytes.data() && t.bytes.data() + t.bytes.size() <= bytes.data() + bytes.size());
+    tensor(t);
+  } catch (const Error& e) {
+    promise(e.kind() == ErrorKind::kModel && std::string_view(e.what()).size() < 2000);
+  }
 }
 
 /// Every kind of question asked of whatever JSON comes.
