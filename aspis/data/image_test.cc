@@ -1,6 +1,7 @@
 #include "aspis/data/image.h"
 
 #include <png.h>
+#include <zlib.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include "aspis/data/codec.h"
 #include "aspis/data/resize.h"
 #include "aspis/data/test_support.h"
+#include "aspis/data/transform.h"
 
 namespace aspis::data {
 namespace {
@@ -256,6 +258,66 @@ TEST_CASE("resize gives Pillow's result bit for bit") {
     ++cases;
   }
   CHECK(cases == 26);
+}
+
+TEST_CASE("pictures are prepared as timm prepares them, bit for bit") {
+  const std::string golden = read_file(kGolden / "preprocess.golden");
+  const std::vector<float> mean = {0.485f, 0.456f, 0.406f}, std = {0.229f, 0.224f, 0.225f};
+  const DatasetPtr any = open_dataset("shapes", Split::kTest);
+  size_t at = golden.find('\n') + 1;
+  int cases = 0;
+  while (at < golden.size()) {
+    uint32_t h[8];
+    std::memcpy(h, golden.data() + at, sizeof h);
+    at += sizeof h;
+    TransformOptions o;
+    o.height = static_cast<int>(h[2]);
+    o.width = static_cast<int>(h[3]);
+    o.channels = 3;
+    o.crop_pct = h[4] / 1000.0;
+    o.fit = h[5] == 0 ? Fit::kCover : h[5] == 1 ? Fit::kStretch : Fit::kBorder;
+    o.filter = h[6] == 2 ? ResizeFilter::kBilinear : ResizeFilter::kBicubic;
+    o.mean = mean;
+    o.std = std;
+    const Transform transform(o, *any);
+    const Image in = formula_picture(static_cast<int>(h[0]), static_cast<int>(h[1]), 3, h[7]);
+    std::vector<float> got(static_cast<size_t>(transform.values()));
+    transform.write(transform.prepare(in), got.data());
+    CAPTURE(cases);
+    CHECK(std::memcmp(got.data(), golden.data() + at, got.size() * sizeof(float)) == 0);
+    at += got.size() * sizeof(float);
+    ++cases;
+  }
+  CHECK(cases == 28);
+}
+
+TEST_CASE("the words of a preprocessing are checked") {
+  for (const Fit fit : {Fit::kCover, Fit::kStretch, Fit::kBorder}) CHECK(parse_fit(to_string(fit)) == fit);
+  for (const auto filter : {ResizeFilter::kBilinear, ResizeFilter::kBicubic}) {
+    CHECK(parse_resize_filter(to_string(filter)) == filter);
+  }
+  CHECK(contains(error_of(ErrorKind::kUsage, [] { parse_fit("squish"); }), "squash"));
+  CHECK(contains(error_of(ErrorKind::kUsage, [] { parse_resize_filter("bicubik"); }), "bicubic"));
+  const Image image = formula_picture(4, 4, 3, 1);
+  error_of(ErrorKind::kUsage, [&] { fit_picture(image, 4, 4, {.crop_pct = 0}); });
+  error_of(ErrorKind::kUsage, [&] { fit_picture(image, 4, 4, {.crop_pct = 1.5}); });
+  // A line of pixels keeps one row when its proportions ask for less.
+  CHECK(fit_picture(Image(1, 900, 1, 7), 8, 8, {.fit = Fit::kBorder, .fill = {7}}) == Image(8, 8, 1, 7));
+}
+
+TEST_CASE("a picture without pixels is refused") {
+  // PNG: width 0 in the header, its checksum right.
+  std::string png = encode_png(Image(4, 4, 1));
+  std::memset(png.data() + 16, 0, 4);
+  const auto crc = static_cast<uint32_t>(crc32(0, reinterpret_cast<const Bytef*>(png.data() + 12), 17));
+  for (int i = 0; i < 4; ++i) png[29 + i] = static_cast<char>(crc >> (24 - 8 * i));
+  CHECK(contains(error_of(ErrorKind::kData, [&] { decode_image(png, "empty.png"); }), "empty.png"));
+  // JPEG: height 0 in the frame header.
+  std::string jpeg = make_jpeg(smooth_picture(8, 8, 1));
+  const size_t frame = jpeg.find("\xff\xc0");
+  REQUIRE(frame != std::string::npos);
+  jpeg[frame + 5] = jpeg[frame + 6] = 0;
+  CHECK(contains(error_of(ErrorKind::kData, [&] { decode_image(jpeg, "empty.jpg"); }), "empty.jpg"));
 }
 
 TEST_CASE("resize_cover keeps proportions and cuts the middle") {

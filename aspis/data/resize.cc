@@ -125,6 +125,53 @@ int round_half_even_div2(int n) {
   return n % 2 == 0 ? half : half + (half % 2);
 }
 
+struct Size {
+  int height, width;
+};
+
+// The size with the picture's own proportions that covers the target or, with
+// `inside`, fits into it. torchvision truncates the longer side of a square
+// target; timm rounds half to even otherwise.
+Size scaled_size(const Image& image, const Size& target, bool inside) {
+  if (!inside && target.height == target.width) {
+    const int64_t longer = int64_t{target.height} * std::max(image.height, image.width);
+    const auto cut = static_cast<int>(static_cast<double>(longer) / std::min(image.height, image.width));
+    return image.width <= image.height ? Size{cut, target.width} : Size{target.height, cut};
+  }
+  const double h = static_cast<double>(image.height) / target.height;
+  const double w = static_cast<double>(image.width) / target.width;
+  const double ratio = inside ? std::max(h, w) : std::min(h, w);
+  const auto rounded = [&](int n) { return std::max(1, static_cast<int>(std::nearbyint(n / ratio))); };
+  return {rounded(image.height), rounded(image.width)};
+}
+
+// The middle of a picture; where it is too small, `fill` goes around it, the odd
+// pixel to the bottom and right.
+Image crop_or_pad(const Image& image, int height, int width, const std::array<uint8_t, 3>& fill) {
+  Image middle = center_crop(image, std::min(height, image.height), std::min(width, image.width));
+  if (middle.height == height && middle.width == width) return middle;
+  Image out(height, width, image.channels);
+  const int c = image.channels, top = (height - middle.height) / 2, left = (width - middle.width) / 2;
+  for (size_t i = 0; i < out.pixels.size(); ++i) out.pixels[i] = fill[i % static_cast<size_t>(c)];
+  for (int y = 0; y < middle.height; ++y) {
+    std::memcpy(out.row(top + y) + int64_t{left} * c, middle.row(y), static_cast<size_t>(middle.row_bytes()));
+  }
+  return out;
+}
+
+template <typename E>
+E parse_word(const char* where, std::string_view name, std::initializer_list<E> values) {
+  std::vector<std::string> words;
+  for (const E value : values) {
+    if (name == to_string(value)) return value;
+    words.push_back(to_string(value));
+  }
+  throw Error(ErrorKind::kUsage, {.where = where,
+                                  .required = fmt::format("it must be one of {}", fmt::join(words, ", ")),
+                                  .got = fmt::format("'{}'", name),
+                                  .hint = nearest_word(name, words)});
+}
+
 }  // namespace
 
 Image resize(const Image& image, int height, int width, ResizeFilter filter) {
@@ -162,18 +209,48 @@ Image center_crop(const Image& image, int height, int width) {
 }
 
 Image resize_cover(const Image& image, int height, int width, ResizeFilter filter) {
-  if (image.height == height && image.width == width) return image;
-  const double scale =
-      std::max(static_cast<double>(height) / image.height, static_cast<double>(width) / image.width);
+  return fit_picture(image, height, width, {.fit = Fit::kCover, .filter = filter});
+}
+
+std::string to_string(ResizeFilter filter) { return filter == ResizeFilter::kBilinear ? "bilinear" : "bicubic"; }
+std::string to_string(Fit fit) {
+  return fit == Fit::kCover ? "center" : fit == Fit::kStretch ? "squash" : "border";
+}
+ResizeFilter parse_resize_filter(std::string_view name) {
+  return parse_word("interpolation", name, {ResizeFilter::kBilinear, ResizeFilter::kBicubic});
+}
+Fit parse_fit(std::string_view name) {
+  return parse_word("crop_mode", name, {Fit::kCover, Fit::kStretch, Fit::kBorder});
+}
+
+Image fit_picture(const Image& image, int height, int width, const FitOptions& o) {
+  require(height >= 1 && width >= 1 && image.height >= 1 && image.width >= 1 && o.crop_pct > 0 && o.crop_pct <= 1,
+          [&] {
+            return Error::Parts{.where = "fit_picture",
+                                .required = "sizes must be at least 1 and crop_pct in (0, 1]",
+                                .got = fmt::format("{} x {} to {} x {}, crop_pct {}", image.height, image.width,
+                                                   height, width, o.crop_pct)};
+          });
+  if (image.height == height && image.width == width && o.crop_pct == 1) return image;
+  const Size target{static_cast<int>(std::floor(height / o.crop_pct)),
+                    static_cast<int>(std::floor(width / o.crop_pct))};
+  if (o.fit == Fit::kStretch) {
+    return center_crop(resize(image, target.height, target.width, o.filter), height, width);
+  }
+  if (o.fit == Fit::kBorder) {
+    const Size scaled = scaled_size(image, target, true);
+    return crop_or_pad(resize(image, scaled.height, scaled.width, o.filter), height, width, o.fill);
+  }
   // A strip of extreme proportions would grow beyond every limit: only its
   // middle can be seen, so the rest is cut off first.
-  const int seen_h = std::min<int>(image.height, static_cast<int>(height / scale) + kStripMargin);
-  const int seen_w = std::min<int>(image.width, static_cast<int>(width / scale) + kStripMargin);
+  const double scale =
+      std::max(static_cast<double>(target.height) / image.height, static_cast<double>(target.width) / image.width);
+  const int seen_h = std::min<int>(image.height, static_cast<int>(target.height / scale) + kStripMargin);
+  const int seen_w = std::min<int>(image.width, static_cast<int>(target.width / scale) + kStripMargin);
   const bool strip = image.height > kStripRatio * seen_h || image.width > kStripRatio * seen_w;
-  if (strip) return resize_cover(center_crop(image, seen_h, seen_w), height, width, filter);
-  const int scaled_h = std::max(height, static_cast<int>(std::lround(image.height * scale)));
-  const int scaled_w = std::max(width, static_cast<int>(std::lround(image.width * scale)));
-  return center_crop(resize(image, scaled_h, scaled_w, filter), height, width);
+  if (strip) return fit_picture(center_crop(image, seen_h, seen_w), height, width, o);
+  const Size scaled = scaled_size(image, target, false);
+  return center_crop(resize(image, scaled.height, scaled.width, o.filter), height, width);
 }
 
 }  // namespace aspis::data

@@ -26,6 +26,8 @@ void check_options(const TransformOptions& o) {
     check(std::isfinite(o.mean[c]) && std::isfinite(o.std[c]) && o.std[c] > 0,
           "mean must be finite and std positive", fmt::format("{} and {}", o.mean[c], o.std[c]));
   }
+  check(o.crop_pct > 0 && o.crop_pct <= 1, "crop_pct must be above 0 and at most 1",
+        fmt::format("{}", o.crop_pct));
   check(o.crop_padding >= 0 && o.crop_padding <= std::min(o.height, o.width),
         "the crop padding must be at least 0 and at most the smaller side", fmt::format("{}", o.crop_padding));
   check(o.erase_prob >= 0 && o.erase_prob <= 1, "the erase probability must lie in 0 to 1",
@@ -113,14 +115,18 @@ Transform::Transform(TransformOptions options, const Dataset& dataset) : options
 }
 
 bool Transform::prepares_nothing(const Dataset& dataset) const {
-  return dataset.geometry() == Geometry{options_.height, options_.width, options_.channels};
+  return options_.crop_pct == 1 &&
+         dataset.geometry() == Geometry{options_.height, options_.width, options_.channels};
 }
 
 Image Transform::prepare(Image image) const {
   Image right = to_channels(std::move(image), options_.channels);
-  if (right.height == options_.height && right.width == options_.width) return right;
-  return options_.fit == Fit::kCover ? resize_cover(right, options_.height, options_.width, options_.filter)
-                                     : resize(right, options_.height, options_.width, options_.filter);
+  FitOptions fit{.fit = options_.fit, .filter = options_.filter, .crop_pct = options_.crop_pct};
+  for (size_t c = 0; c < options_.mean.size(); ++c) {
+    const double mean = std::nearbyint(255.0 * static_cast<double>(options_.mean[c]));
+    fit.fill[c] = static_cast<uint8_t>(std::clamp(mean, 0.0, 255.0));
+  }
+  return fit_picture(right, options_.height, options_.width, fit);
 }
 
 void Transform::write_shifted(const Image& prepared, int dy, int dx, bool mirror, float* out) const {

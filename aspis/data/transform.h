@@ -8,12 +8,6 @@
 
 namespace aspis::data {
 
-/// How a picture of another size comes to the wanted one.
-enum class Fit {
-  kCover,    ///< scale until it covers the target, cut the middle out
-  kStretch,  ///< scale each side by itself
-};
-
 /// What happens to a picture between the data set and the model.
 struct TransformOptions {
   // Always. A zero takes the data set's own size.
@@ -22,6 +16,7 @@ struct TransformOptions {
   int channels = 0;
   Fit fit = Fit::kCover;
   ResizeFilter filter = ResizeFilter::kBicubic;
+  double crop_pct = 1;  ///< see FitOptions
   /// Of samples in [0, 1]; out = (v - mean) / std. Empty: 0 and 1.
   std::vector<float> mean = {};
   std::vector<float> std = {};

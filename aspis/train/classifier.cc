@@ -28,6 +28,9 @@ data::TransformOptions Preprocessing::transform() const {
   t.channels = channels;
   t.mean = mean;
   t.std = std;
+  t.crop_pct = crop_pct;
+  t.fit = data::parse_fit(crop_mode);
+  t.filter = data::parse_resize_filter(interpolation);
   return t;
 }
 
@@ -46,6 +49,9 @@ std::string Preprocessing::to_json() const {
   w.set("channels", channels);
   w.set("image_mean", std::vector<double>(mean.begin(), mean.end()));
   w.set("image_std", std::vector<double>(std.begin(), std.end()));
+  w.set("crop_pct", crop_pct);
+  w.set("crop_mode", crop_mode);
+  w.set("interpolation", interpolation);
   w.set("classes", classes);
   w.set("data", data);
   w.set("val_fraction", val_fraction);
@@ -65,6 +71,9 @@ Preprocessing Preprocessing::from_json(std::string_view text, const std::string&
   r.numbers("image_std", deviation, 1e-12, 1e6);
   r.texts("classes", p.classes);
   r.text("data", p.data);
+  r.number("crop_pct", p.crop_pct, 1e-3, 1);
+  r.choice("crop_mode", p.crop_mode, {"center", "squash", "border"});
+  r.choice("interpolation", p.interpolation, {"bicubic", "bilinear"});
   r.number("val_fraction", p.val_fraction, -1, 0.9);
   std::string seed = std::to_string(p.split_seed);
   r.text("split_seed", seed);

@@ -23,6 +23,9 @@ struct Preprocessing {
   /// Share of the training split that was kept for evaluation; negative: the set's own split.
   double val_fraction = -1;
   uint64_t split_seed = 0;  ///< which samples those are
+  // How pictures of another size are fitted, in timm's words.
+  double crop_pct = 1;
+  std::string crop_mode = "center", interpolation = "bicubic";
 
   data::TransformOptions transform() const;
   /// How to open `data` so that it is split as in training.

@@ -202,8 +202,8 @@ class Trainer {
     const auto stats = data::channel_stats(*train_set_, plain, o_.loader_threads, skip);
     t.mean = stats.mean;
     t.std = stats.std;
-    preprocessing_ = {t.height, t.width,  t.channels,       t.mean, t.std, train_set_->classes(),
-                      o_.data,  o_.val_fraction, o_.seed};
+    preprocessing_ = {t.height, t.width,         t.channels, t.mean, t.std, train_set_->classes(),
+                      o_.data,  o_.val_fraction, o_.seed,    1,      "center", "bicubic"};
     t.crop_padding = o_.crop_padding;
     t.flip = o_.flip;
     t.erase_prob = o_.erase;
