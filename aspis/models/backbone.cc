@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <mlx/ops.h>
 
+#include <algorithm>
+
 #include "aspis/models/config_fields.h"
 
 namespace aspis {
@@ -31,6 +33,32 @@ mx::array Backbone::classify(const mx::array& pooled) const {
                         .hint = "set num_classes, or use the features"};
   });
   return (*head)(pooled);
+}
+
+Residual Backbone::pass(Module& block, const Residual& x,
+                        const std::function<Residual(const Residual&)>& f) const {
+  return recompute_ && training() ? recomputed(block, f, x) : f(x);
+}
+
+mx::array Backbone::pass(Module& block, const mx::array& x,
+                         const std::function<mx::array(const mx::array&)>& f) const {
+  if (!recompute_ || !training()) return f(x);
+  return recomputed(block, [f](const std::vector<mx::array>& in) { return std::vector<mx::array>{f(in[0])}; },
+                    {x})[0];
+}
+
+bool Backbone::Maps::wanted() const {
+  return std::find(places_.begin(), places_.end(), kept_.size()) != places_.end();
+}
+
+void Backbone::Maps::add(const mx::array& map) {
+  kept_.emplace_back(wanted() ? std::optional(map) : std::nullopt);
+}
+
+std::vector<mx::array> Backbone::Maps::list() const {
+  std::vector<mx::array> out;
+  for (const size_t p : places_) out.push_back(*kept_[p]);
+  return out;
 }
 
 void Backbone::check_images(const mx::array& images, int64_t smallest) const {

@@ -1,12 +1,15 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "aspis/base/error.h"
 #include "aspis/models/image_model.h"
 #include "aspis/nn/linear.h"
+#include "aspis/nn/recompute.h"
 
 namespace aspis {
 
@@ -26,12 +29,11 @@ struct BackboneConfig {
 class Backbone : public ImageModel {
  public:
   int64_t num_classes() const override { return base_.num_classes; }
-  std::vector<int64_t> input_shape() const override {
-    return {base_.img_size, base_.img_size, base_.in_channels};
-  }
+  std::vector<int64_t> input_shape() const override { return {base_.img_size, base_.img_size, base_.in_channels}; }
   /// Counted on the graph of one image of `img_size`.
   ModelCost cost() const override;
   mx::array classify(const mx::array& pooled) const override;
+  void checkpoint_gradients(bool on) override { recompute_ = on; }
 
  protected:
   explicit Backbone(const BackboneConfig& config) : base_(config) {}
@@ -40,8 +42,29 @@ class Backbone : public ImageModel {
   /// The classifier of `classify`; null without classes.
   virtual const Linear* classifier() const = 0;
 
+  /// f(x), f being what `block` does, under `checkpoint_gradients`.
+  Residual pass(Module& block, const Residual& x, const std::function<Residual(const Residual&)>& f) const;
+  mx::array pass(Module& block, const mx::array& x, const std::function<mx::array(const mx::array&)>& f) const;
+
+  /// Receives the maps of the stages in turn and keeps those that are asked for.
+  class Maps {
+   public:
+    explicit Maps(std::vector<size_t> places) : places_(std::move(places)) {}
+    /// Whether the next stage's map is wanted.
+    bool wanted() const;
+    /// The map of the next stage; anything where it is not wanted.
+    void add(const mx::array& map);
+    void skip() { kept_.emplace_back(); }
+    std::vector<mx::array> list() const;
+
+   private:
+    std::vector<size_t> places_;
+    std::vector<std::optional<mx::array>> kept_;
+  };
+
  private:
   BackboneConfig base_;
+  bool recompute_ = false;
 };
 
 }  // namespace aspis

@@ -61,6 +61,11 @@ class ImageModel : public Module {
   virtual std::vector<mx::array> feature_maps(const mx::array& images,
                                               const std::vector<int>& out_indices = {}) const = 0;
 
+  /// In training, keep only what lies between blocks and compute the rest again in
+  /// the backward pass: less memory, a third more time, the same bits. No effect in
+  /// families without it.
+  virtual void checkpoint_gradients(bool) {}
+
   virtual int64_t num_classes() const = 0;
   /// Shape of one input, without the batch: {H, W, C}.
   virtual std::vector<int64_t> input_shape() const = 0;

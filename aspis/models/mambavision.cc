@@ -8,7 +8,6 @@
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
 #include "aspis/ops/add_n/add_n.h"
-#include "aspis/ops/attention/attention.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/gelu/gelu.h"
@@ -46,20 +45,6 @@ const MambaVisionConfig& checked(const MambaVisionConfig& config) {
 mx::ShapeElem elem(int64_t n) { return static_cast<mx::ShapeElem>(n); }
 
 mx::array relu(const mx::array& x) { return mx::maximum(x, mx::array(0, x.dtype())); }
-
-/// `layer` with its output multiplied by `scale`: the rows of the weight are scaled,
-/// which costs nothing beside the product.
-mx::array scaled(const Linear& layer, const mx::array& x, const std::optional<mx::array>& scale) {
-  if (!scale) return layer(x);
-  const auto bias = layer.bias ? std::optional(*layer.bias * *scale) : std::nullopt;
-  return linear(x, layer.weight * mx::expand_dims(*scale, 1), bias);
-}
-
-/// Start values of the published recipe: N(0, 0.02) cut at two deviations, zero bias.
-void start_as_published(Linear& layer, const Init& init) {
-  layer.weight = init.truncated_normal("weight", layer.weight.shape(), 0.02);
-  if (layer.bias) layer.bias = init.constant(layer.bias->shape(), 0);
-}
 
 /// A map {B, H, W, C} cut into windows of side w, padded with zeros to the right and
 /// below: {B nH nW, w w, C}.
@@ -117,7 +102,8 @@ void MambaVisionConfig::check(const std::string& where, ErrorKind kind) const {
   in_range("d_state", d_state, 1, 256);
   in_range("d_conv", d_conv, 1, 64);
   config::in_range(where, kind, "layer_scale", layer_scale, 0.0, 1e6);
-  for (const auto& [key, list] : {std::pair{"depths", &depths}, {"num_heads", &num_heads}, {"window_size", &window_size}}) {
+  for (const auto& [key, list] :
+       {std::pair{"depths", &depths}, {"num_heads", &num_heads}, {"window_size", &window_size}}) {
     in_range(fmt::format("the number of values of {}", key).c_str(), static_cast<int64_t>(list->size()), 4, 4);
     for (const int64_t v : *list) in_range(key, v, 1, 1 << 10);
   }
@@ -153,9 +139,9 @@ MambaVisionMixer::MambaVisionMixer(int64_t width, const MambaVisionConfig& c, co
       conv1d_x(half_, c.d_conv, init.child("conv1d_x")),
       conv1d_z(half_, c.d_conv, init.child("conv1d_z")) {
   if (c.compat) {
-    for (auto& [name, layer] : {std::pair{"in_proj", &in_proj}, {"x_proj", &x_proj}, {"dt_proj", &dt_proj},
-                                {"out_proj", &out_proj}})
-      start_as_published(*layer, init.child(name));
+    for (auto& [name, layer] :
+         {std::pair{"in_proj", &in_proj}, {"x_proj", &x_proj}, {"dt_proj", &dt_proj}, {"out_proj", &out_proj}})
+      start_small(*layer, init.child(name));
   } else {
     dt_proj.bias = init.child("dt_proj").dt_bias("bias", half_);
   }
@@ -202,33 +188,6 @@ mx::array MambaVisionMixer::forward(const mx::array& h, const WindowMask& mask,
   return add_n({linear(y, out[0]), linear(z, out[1])});
 }
 
-MambaVisionAttention::MambaVisionAttention(int64_t width, int64_t heads, const Init& init)
-    : heads_(heads), qkv(width, 3 * width, true, init.child("qkv")), proj(width, width, true, init.child("proj")) {
-  add_child("qkv", qkv);
-  add_child("proj", proj);
-}
-
-mx::array MambaVisionAttention::forward(const mx::array& h, const WindowMask& mask,
-                                        const std::optional<mx::array>& scale) const {
-  const auto B = h.shape(0), L = h.shape(1), width = h.shape(2), H = elem(heads_), d = width / H;
-  const auto parts = split_sizes(mx::reshape(qkv(h), {B, L, 3, H, d}), {1, 1, 1}, 2);
-  auto q = mx::squeeze(parts[0], 2), k = mx::squeeze(parts[1], 2), v = mx::squeeze(parts[2], 2);
-  AttentionOptions o;
-  o.scale = 1 / std::sqrt(static_cast<float>(d));
-  if (mask) {
-    // One more channel, 1 in the queries and far below zero in the keys of padding,
-    // takes these keys out of the softmax.
-    const auto away = (*mask - mx::array(1, mask->dtype())) * mx::array(1e6f, mask->dtype());
-    const mx::Shape one{B, L, H, 1};
-    q = mx::concatenate({q, mx::ones(one, q.dtype())}, 3);
-    k = mx::concatenate({k, mx::broadcast_to(mx::reshape(away, {B, L, 1, 1}), one)}, 3);
-    v = mx::concatenate({v, mx::zeros(one, v.dtype())}, 3);
-  }
-  auto y = attention(q, k, v, o);
-  if (mask) y = mx::slice(y, {0, 0, 0, 0}, {B, L, H, d});
-  return scaled(proj, mx::reshape(y, {B, L, width}), scale);
-}
-
 /// x + drop(norm2(conv2(gelu(norm1(conv1(x))))))
 struct MambaVision::ConvBlock final : Module {
   ConvBlock(int64_t width, double drop_rate, const Init& init)
@@ -268,18 +227,18 @@ struct MambaVision::Block final : Module {
       mamba = std::make_unique<MambaVisionMixer>(c.width(level), c, init.child("mixer"));
       add_child("mixer", *mamba);
     } else {
-      attention = std::make_unique<MambaVisionAttention>(c.width(level), c.num_heads[level], init.child("mixer"));
+      attention = std::make_unique<QkvAttention>(c.width(level), c.num_heads[level], init.child("mixer"));
       add_child("mixer", *attention);
     }
     add_child("norm2", norm2);
     add_child("mlp", mlp);
     if (c.compat) {
       if (attention) {
-        start_as_published(attention->qkv, init.child("mixer").child("qkv"));
-        start_as_published(attention->proj, init.child("mixer").child("proj"));
+        start_small(attention->qkv, init.child("mixer").child("qkv"));
+        start_small(attention->proj, init.child("mixer").child("proj"));
       }
-      start_as_published(mlp.fc1, init.child("mlp").child("fc1"));
-      start_as_published(mlp.fc2, init.child("mlp").child("fc2"));
+      start_small(mlp.fc1, init.child("mlp").child("fc1"));
+      start_small(mlp.fc2, init.child("mlp").child("fc2"));
     }
     if (c.layer_scale > 0) {
       gamma_1 = init.constant({elem(c.width(level))}, static_cast<float>(c.layer_scale));
@@ -299,7 +258,7 @@ struct MambaVision::Block final : Module {
 
   LayerNorm norm1;
   std::unique_ptr<MambaVisionMixer> mamba;  // one of the two
-  std::unique_ptr<MambaVisionAttention> attention;
+  std::unique_ptr<QkvAttention> attention;
   LayerNorm norm2;
   Mlp mlp;
   std::optional<mx::array> gamma_1, gamma_2;
@@ -364,7 +323,8 @@ MambaVision::MambaVision(const MambaVisionConfig& c, uint64_t seed)
   add_child("patch_embed.conv_down.1", stem_norm1);
   add_child("patch_embed.conv_down.3", stem2);
   add_child("patch_embed.conv_down.4", stem_norm2);
-  const auto rates = drop_path_rates(c.drop_path_rate, std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0}));
+  const auto rates =
+      drop_path_rates(c.drop_path_rate, std::accumulate(c.depths.begin(), c.depths.end(), int64_t{0}));
   auto next = rates.begin();
   for (size_t i = 0; i < kLevels; i++) {
     const std::string name = fmt::format("levels.{}", i);
@@ -376,7 +336,7 @@ MambaVision::MambaVision(const MambaVisionConfig& c, uint64_t seed)
   add_child("norm", norm);
   if (c.num_classes > 0) {
     head = std::make_unique<Linear>(c.width(kLevels - 1), c.num_classes, true, init.child("head"));
-    if (c.compat) start_as_published(*head, init.child("head"));
+    if (c.compat) start_small(*head, init.child("head"));
     add_child("head", *head);
   }
 }
@@ -399,11 +359,13 @@ mx::array MambaVision::pool(const mx::array& features) const { return mx::mean(f
 
 std::vector<StageInfo> MambaVision::stages() const {
   std::vector<StageInfo> list;
-  for (size_t i = 0; i < kLevels; i++) list.push_back({fmt::format("levels.{}", i), int64_t{4} << i, config_.width(i)});
+  for (size_t i = 0; i < kLevels; i++)
+    list.push_back({fmt::format("levels.{}", i), int64_t{4} << i, config_.width(i)});
   return list;
 }
 
-std::vector<mx::array> MambaVision::feature_maps(const mx::array& images, const std::vector<int>& out_indices) const {
+std::vector<mx::array> MambaVision::feature_maps(const mx::array& images,
+                                                 const std::vector<int>& out_indices) const {
   const auto places = stage_places(out_indices);
   std::vector<mx::array> maps, out;
   run(images, &maps);

@@ -41,7 +41,7 @@ struct MambaVisionConfig : BackboneConfig {
 
 /// Tokens of a window that lie behind the border of the map: {windows, tokens} true
 /// for real ones, repeated for every image. Null if there is no padding.
-using WindowMask = std::optional<mx::array>;
+using WindowMask = TokenMask;
 
 /// MambaVision's mixer (Hatamizadeh and Kautz 2024): half of the channels go through a
 /// scan, the other half past it, each after a symmetric convolution of its own:
@@ -71,20 +71,6 @@ class MambaVisionMixer final : public Module {
   mx::array A_log, D;
   Linear out_proj;
   Conv conv1d_x, conv1d_z;
-};
-
-/// Attention with one product for query, key and value: qkv, proj, both with biases.
-class MambaVisionAttention final : public Module {
- public:
-  MambaVisionAttention(int64_t width, int64_t heads, const Init& init);
-  std::string type_name() const override { return "MambaVisionAttention"; }
-  mx::array forward(const mx::array& h, const WindowMask& mask, const std::optional<mx::array>& scale) const;
-
- private:
-  int64_t heads_;
-
- public:
-  Linear qkv, proj;
 };
 
 /// MambaVision (Hatamizadeh and Kautz 2024): a stem of two convolutions, two levels of

@@ -9,6 +9,7 @@
 #include "aspis/models/vim.h"
 #include "aspis/models/vision_mamba.h"
 #include "aspis/models/vision_transformer.h"
+#include "aspis/models/vit.h"
 
 namespace aspis {
 namespace {
@@ -40,6 +41,7 @@ const std::vector<Family>& families() {
       family<VisionTransformer, VisionTransformerConfig>("vision_transformer"),
       family<Vim, VimConfig>("vim"),
       family<MambaVision, MambaVisionConfig>("mambavision"),
+      family<Vit, VitConfig>("vit"),
   };
   return list;
 }
@@ -114,6 +116,9 @@ const std::vector<ModelEntry>& model_table() {
        R"({"model_type": "mambavision", "img_size": 256, "window_size": [8, 8, 16, 8], "dim": 256, "in_dim": 64, "depths": [3, 3, 20, 10], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.5, "layer_scale": 1e-5})"},
       {"mamba_vision_L3_512_21k", "mambavision", "MambaVision-L3 at 512 x 512",
        R"({"model_type": "mambavision", "img_size": 512, "window_size": [8, 8, 32, 16], "dim": 256, "in_dim": 64, "depths": [3, 3, 20, 10], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.5, "layer_scale": 1e-5})"},
+      {"vit_tiny_patch16_224", "vit", "ViT-Ti/16 (Dosovitskiy et al. 2021), timm's layout", R"({"model_type": "vit"})"},
+      {"vit_small_patch16_224", "vit", "ViT-S/16", R"({"model_type": "vit", "embed_dim": 384, "num_heads": 6})"},
+      {"vit_base_patch16_224", "vit", "ViT-B/16", R"({"model_type": "vit", "embed_dim": 768, "num_heads": 12})"},
   };
   return table;
 }

@@ -3,12 +3,26 @@
 #include <fmt/format.h>
 #include <mlx/ops.h>
 
+#include <cmath>
+
 #include "aspis/base/error.h"
 #include "aspis/nn/branch.h"
 #include "aspis/ops/attention/attention.h"
 #include "aspis/ops/gelu/gelu.h"
 
 namespace aspis {
+namespace {
+
+void require_heads(const char* where, int64_t width, int64_t heads) {
+  require(heads > 0 && width % heads == 0, [&] {
+    return Error::Parts{.where = where,
+                        .required = fmt::format("the number of heads must divide the width {}", width),
+                        .got = std::to_string(heads),
+                        .hint = ""};
+  });
+}
+
+}  // namespace
 
 MultiHeadAttention::MultiHeadAttention(int64_t width, int64_t heads, bool with_bias, const Init& init)
     : heads_(heads),
@@ -16,12 +30,7 @@ MultiHeadAttention::MultiHeadAttention(int64_t width, int64_t heads, bool with_b
       key_proj(width, width, with_bias, init.child("key_proj")),
       value_proj(width, width, with_bias, init.child("value_proj")),
       out_proj(width, width, with_bias, init.child("out_proj")) {
-  require(heads > 0 && width % heads == 0, [&] {
-    return Error::Parts{.where = type_name(),
-                        .required = fmt::format("the number of heads must divide the width {}", width),
-                        .got = std::to_string(heads),
-                        .hint = ""};
-  });
+  require_heads("MultiHeadAttention", width, heads);
   add_child("query_proj", query_proj);
   add_child("key_proj", key_proj);
   add_child("value_proj", value_proj);
@@ -36,6 +45,35 @@ mx::array MultiHeadAttention::operator()(const mx::array& x) const {
   const auto k = mx::reshape(key_proj(copies[1]), by_head);
   const auto v = mx::reshape(value_proj(copies[2]), by_head);
   return out_proj(mx::reshape(attention(q, k, v, AttentionOptions{}), {B, L, width}));
+}
+
+QkvAttention::QkvAttention(int64_t width, int64_t heads, const Init& init)
+    : heads_(heads), qkv(width, 3 * width, true, init.child("qkv")), proj(width, width, true, init.child("proj")) {
+  require_heads("QkvAttention", width, heads);
+  add_child("qkv", qkv);
+  add_child("proj", proj);
+}
+
+mx::array QkvAttention::forward(const mx::array& x, const TokenMask& mask,
+                                const std::optional<mx::array>& scale) const {
+  const auto B = x.shape(0), L = x.shape(1), width = x.shape(2), H = static_cast<mx::ShapeElem>(heads_),
+             d = width / H;
+  const auto parts = split_sizes(mx::reshape(qkv(x), {B, L, 3, H, d}), {1, 1, 1}, 2);
+  auto q = mx::squeeze(parts[0], 2), k = mx::squeeze(parts[1], 2), v = mx::squeeze(parts[2], 2);
+  AttentionOptions o;
+  o.scale = 1 / std::sqrt(static_cast<float>(d));
+  if (mask) {
+    // One more channel, 1 in the queries and far below zero in the keys of padding,
+    // takes these keys out of the softmax.
+    const auto away = (*mask - mx::array(1, mask->dtype())) * mx::array(1e6f, mask->dtype());
+    const mx::Shape one{B, L, H, 1};
+    q = mx::concatenate({q, mx::ones(one, q.dtype())}, 3);
+    k = mx::concatenate({k, mx::broadcast_to(mx::reshape(away, {B, L, 1, 1}), one)}, 3);
+    v = mx::concatenate({v, mx::zeros(one, v.dtype())}, 3);
+  }
+  auto y = attention(q, k, v, o);
+  if (mask) y = mx::slice(y, {0, 0, 0, 0}, {B, L, H, d});
+  return scaled(proj, mx::reshape(y, {B, L, width}), scale);
 }
 
 Mlp::Mlp(int64_t width, int64_t hidden, const Init& init)

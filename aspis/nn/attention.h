@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "aspis/nn/linear.h"
 #include "aspis/nn/module.h"
 #include "aspis/nn/norm.h"
@@ -24,6 +26,27 @@ class MultiHeadAttention final : public Module {
 
  public:
   Linear query_proj, key_proj, value_proj, out_proj;
+};
+
+/// {B, L} in the dtype of the tokens: 1 for tokens that are there, 0 for padding. Null: all are.
+using TokenMask = std::optional<mx::array>;
+
+/// The same with one product for query, key and value, all with biases, as timm keeps
+/// it. Children: qkv (width -> 3 width, query first), proj.
+class QkvAttention final : public Module {
+ public:
+  /// Throws Error(kUsage) unless `heads` divides `width`.
+  QkvAttention(int64_t width, int64_t heads, const Init& init);
+  std::string type_name() const override { return "QkvAttention"; }
+  mx::array operator()(const mx::array& x) const { return forward(x, {}, {}); }
+  /// Padding is no key; the output is multiplied by `scale` {width} if there is one.
+  mx::array forward(const mx::array& x, const TokenMask& mask, const std::optional<mx::array>& scale) const;
+
+ private:
+  int64_t heads_;
+
+ public:
+  Linear qkv, proj;
 };
 
 /// fc2(gelu(fc1(x))), width -> hidden -> width, exact GELU, with biases.

@@ -19,6 +19,8 @@ RandomStep::RandomStep(uint64_t seed, int64_t step) : before_(current_key) {
   current_key = Rng(seed, "step", static_cast<uint64_t>(step)).next_u64();
 }
 
+RandomStep::RandomStep(uint64_t key) : before_(current_key) { current_key = key; }
+
 RandomStep::~RandomStep() { current_key = before_; }
 
 uint64_t RandomStep::key() { return current_key; }

@@ -21,8 +21,12 @@ class RandomStep {
 
   /// Key of the innermost scope; 0 outside of all.
   static uint64_t key();
+  /// A scope with the key of another, to draw the same again.
+  static RandomStep again(uint64_t key) { return RandomStep(key); }
 
  private:
+  explicit RandomStep(uint64_t key);
+
   uint64_t before_;
 };
 

@@ -1,5 +1,7 @@
 #include "aspis/nn/linear.h"
 
+#include <mlx/ops.h>
+
 #include "aspis/ops/linear/linear.h"
 
 namespace aspis {
@@ -15,5 +17,16 @@ Linear::Linear(int64_t in, int64_t out, bool with_bias, const Init& init)
 }
 
 mx::array Linear::operator()(const mx::array& x) const { return linear(x, weight, bias); }
+
+mx::array scaled(const Linear& layer, const mx::array& x, const std::optional<mx::array>& scale) {
+  if (!scale) return layer(x);
+  const auto bias = layer.bias ? std::optional(*layer.bias * *scale) : std::nullopt;
+  return linear(x, layer.weight * mx::expand_dims(*scale, 1), bias);
+}
+
+void start_small(Linear& layer, const Init& init) {
+  layer.weight = init.truncated_normal("weight", layer.weight.shape(), 0.02);
+  if (layer.bias) layer.bias = init.constant(layer.bias->shape(), 0);
+}
 
 }  // namespace aspis

@@ -136,6 +136,14 @@ std::vector<ParameterRef> Module::parameter_refs() {
   return list;
 }
 
+std::vector<mx::array*> Module::buffer_refs() {
+  std::vector<mx::array*> list;
+  visit("", [&](const std::string&, Entry& e) {
+    if (e.is_buffer) list.push_back(e.array);
+  });
+  return list;
+}
+
 void Module::update(const std::vector<mx::array>& values) {
   std::vector<ParameterRef> refs;
   for (auto& r : parameter_refs()) {

@@ -62,6 +62,8 @@ class Module {
   NamedArrays state() const;
   /// The parameters in place, the frozen ones included.
   std::vector<ParameterRef> parameter_refs();
+  /// The buffers in place.
+  std::vector<mx::array*> buffer_refs();
 
   /// Replaces all trainable parameters, in the order of `trainable_parameters()`.
   /// Shapes must agree. Throws Error(kUsage).

@@ -29,6 +29,23 @@ class Store:
     def positive(self, *shape):
         return (torch.rand(*shape, generator=self.generator) + 0.5).float().double().requires_grad_(True)
 
+    def randomise(self, module):
+        """Fills a PyTorch module with values that float32 holds: norms near 1, running
+        variances positive, matrices of deviation 1/sqrt(fan in). Returns its parameters."""
+        for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if "num_batches" in name:
+                continue
+            if "running_var" in name:
+                new = self.positive(*value.shape)
+            elif value.ndim == 1:
+                new = self.draw(*value.shape, scale=0.2, shift=0.0 if "bias" in name or "mean" in name else 1.0)
+            elif value.ndim == 3:
+                new = self.draw(*value.shape, scale=0.5)
+            else:
+                new = self.draw(*value.shape, scale=value[0].numel() ** -0.5)
+            value.data.copy_(new.detach())
+        return dict(module.named_parameters())
+
     def put(self, case, kind, name, value):
         self.tensors[f"{case}/{kind}/{name}"] = value.detach().float().contiguous()
 
