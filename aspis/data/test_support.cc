@@ -26,7 +26,7 @@ TempFolder::~TempFolder() {
 }
 
 std::filesystem::path TempFolder::write(const std::string& name, std::string_view content) const {
-  const auto path = path_ / name;
+  auto path = path_ / name;
   std::filesystem::create_directories(path.parent_path());
   std::ofstream(path, std::ios::binary).write(content.data(), static_cast<std::streamsize>(content.size()));
   return path;
@@ -203,7 +203,7 @@ std::string error_of(ErrorKind kind, const std::function<void()>& f) {
   try {
     f();
   } catch (const Error& e) {
-    const std::string message = e.what();
+    std::string message = e.what();
     CHECK_MESSAGE(e.kind() == kind, message);
     CHECK_MESSAGE(message.find('\n') == std::string::npos, message);
     return message;

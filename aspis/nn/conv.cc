@@ -20,7 +20,8 @@ Conv2d::Conv2d(const Conv2dConfig& c, const Init& init)
     : weight(init.kaiming_uniform("weight", weight_shape(c), c.kernel * c.kernel * c.in / c.groups)), config_(c) {
   add_parameter("weight", weight);
   if (c.bias) {
-    bias = init.kaiming_uniform("bias", {static_cast<mx::ShapeElem>(c.out)}, c.kernel * c.kernel * c.in / c.groups);
+    bias =
+        init.kaiming_uniform("bias", {static_cast<mx::ShapeElem>(c.out)}, c.kernel * c.kernel * c.in / c.groups);
     add_parameter("bias", *bias, Decay::kNo);
   }
 }
@@ -60,7 +61,7 @@ mx::array BatchNorm::operator()(const mx::array& x) const {
   std::vector<int> axes(x.ndim() - 1);
   std::iota(axes.begin(), axes.end(), 0);
   const auto mean = mx::mean(x, axes), var = mx::var(x, axes);
-  const auto y = (x - mean) * mx::rsqrt(var + mx::array(epsilon_, x.dtype())) * weight + bias;
+  auto y = (x - mean) * mx::rsqrt(var + mx::array(epsilon_, x.dtype())) * weight + bias;
   const float rows = static_cast<float>(x.size()) / static_cast<float>(x.shape(-1));
   const auto follow = [&](mx::array& running, const mx::array& batch) {
     const auto type = running.dtype();

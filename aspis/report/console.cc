@@ -134,7 +134,7 @@ std::string format_epoch(const EpochSummary& s, bool color, bool utf8) {
   const std::string total = std::to_string(s.epochs);
   std::string out = s.epochs > 0 ? fmt::format("epoch {:>{}}/{}", s.epoch, total.size(), total)
                                  : fmt::format("epoch {}", s.epoch);
-  out = painted(kBold, std::move(out), color);
+  out = painted(kBold, out, color);
   const auto add = [&](std::string_view name, const std::string& value) {
     out += "   " + painted(kDim, std::string(name), color) + " " + value;
   };

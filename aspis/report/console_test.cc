@@ -140,7 +140,7 @@ TEST_CASE("unicode bar grows by eighths") {
   p.step(s);
   CHECK(run.screen.current.find("█") != std::string::npos);
   CHECK(run.screen.current.find("░") != std::string::npos);
-  CHECK(run.screen.current.find("\x1b") == std::string::npos);
+  CHECK(run.screen.current.find('\x1b') == std::string::npos);
 }
 
 TEST_CASE("plain lines come every few seconds, without control characters") {

@@ -35,14 +35,15 @@ mx::array Optimizer::update(const std::vector<mx::array>& gradients, const mx::a
   options.beta2 = settings_.beta2;
   options.eps = settings_.eps;
   options.weight_decay = settings_.weight_decay;
-  const mx::array norm = global_norm(gradients);
+  mx::array norm = global_norm(gradients);
   StepControl control;
   control.lr = learning_rate;
   control.step = steps_ + 1;
   control.norm = norm;
   control.max_norm = settings_.clip;
   control.loss = loss;
-  auto result = adamw(std::move(parameters), gradients, std::move(first_), std::move(second_), decay_, options, control);
+  auto result =
+      adamw(std::move(parameters), gradients, std::move(first_), std::move(second_), decay_, options, control);
   module_.update(result.params);
   first_ = std::move(result.m);
   second_ = std::move(result.v);
@@ -83,9 +84,11 @@ void Optimizer::load(const NamedArrays& arrays, int64_t steps, const std::string
     if (found == given.end()) return fail("the moment " + name + " is needed", "no such array");
     const mx::array& a = *found->second;
     if (a.shape() != now.shape()) {
-      return fail(fmt::format("{} must have shape {}", name, ops::to_string(now.shape())), ops::to_string(a.shape()));
+      return fail(fmt::format("{} must have shape {}", name, ops::to_string(now.shape())),
+                  ops::to_string(a.shape()));
     }
-    if (!mx::issubdtype(a.dtype(), mx::floating)) return fail(name + " must be floating point", ops::to_string(a.dtype()));
+    if (!mx::issubdtype(a.dtype(), mx::floating))
+      return fail(name + " must be floating point", ops::to_string(a.dtype()));
     list.push_back(mx::astype(a, now.dtype()));
     given.erase(found);
   };

@@ -571,7 +571,7 @@ class Trainer {
   TrainResult finish() {
     const bool stopped = stopping() && !early_;
     if (evaluation_.samples == 0 && !stopped) evaluation_ = run_evaluation();  // resumed after its end
-    const TrainResult r = result(stopped ? "stopped" : "done");
+    TrainResult r = result(stopped ? "stopped" : "done");
     sinks_->end();
     write_status(r.state, r.reason);
     if (evaluation_.samples > 0) write_report(r);

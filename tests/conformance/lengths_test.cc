@@ -35,8 +35,8 @@ TEST_CASE("causal_conv1d: 131,072 tokens") {
 
 TEST_CASE("ssd: 131,072 tokens with gradients") {
   constexpr int kL = 131072;
-  const Arrays in{normal({1, kL, 1, 3}, 1), normal({1, kL, 1}, 2), uniform({1}, 3, -1, -0.1), normal({1, kL, 1, 4}, 4),
-                  normal({1, kL, 1, 4}, 5)};
+  const Arrays in{normal({1, kL, 1, 3}, 1), normal({1, kL, 1}, 2), uniform({1}, 3, -1, -0.1),
+                  normal({1, kL, 1, 4}, 4), normal({1, kL, 1, 4}, 5)};
   const Function f = [](const Arrays& a) {
     SsdOptions o;
     o.dt_softplus = true;
@@ -51,7 +51,7 @@ TEST_CASE("a cut at every border of a block is the whole") {
              B = normal({1, 150, 3}, 4), C = normal({1, 150, 3}, 5), z = normal({1, 150, 5}, 6);
   for (const int L : {1, 2, 3, 15, 16, 17, 31, 32, 33, 39, 63, 64, 65, 127, 128, 129, 135, 150}) {
     CAPTURE(L);
-    const auto piece = [&](int from, int to, std::optional<mx::array> state) {
+    const auto piece = [&](int from, int to, const std::optional<mx::array>& state) {
       ScanOptions o;
       o.delta_softplus = true, o.z = tokens(z, from, to), o.initial_state = state;
       return selective_scan_with_state(tokens(u, from, to), tokens(dt, from, to), A, tokens(B, from, to),

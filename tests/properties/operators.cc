@@ -7,7 +7,7 @@
 namespace aspis::properties {
 namespace {
 
-mx::array zeros(mx::Shape shape) { return mx::zeros(std::move(shape), mx::float32); }
+mx::array zeros(const mx::Shape& shape) { return mx::zeros(shape, mx::float32); }
 
 Recurrent scan() {
   constexpr int kD = 5, kN = 3, kG = 1;
@@ -22,7 +22,8 @@ Recurrent scan() {
             {"z", normal(rng, {d.batch, d.length, kD})},     {"delta_bias", normal(rng, {kD}, 0.3)}};
   };
   r.zero_state = [](int batch) { return std::vector{zeros({batch, kD, kN})}; };
-  const auto run = [](const Named& in, const std::vector<mx::array>& state, const std::vector<int32_t>& cu) -> Result {
+  const auto run = [](const Named& in, const std::vector<mx::array>& state,
+                      const std::vector<int32_t>& cu) -> Result {
     ScanOptions o;
     o.cu_seqlens = cu;
     o.D = in.at("D");
@@ -50,7 +51,8 @@ Recurrent conv() {
             {"bias", normal(rng, {kD})}};
   };
   r.zero_state = [](int batch) { return std::vector{zeros({batch, kTaps - 1, kD})}; };
-  const auto run = [](const Named& in, const std::vector<mx::array>& state, const std::vector<int32_t>& cu) -> Result {
+  const auto run = [](const Named& in, const std::vector<mx::array>& state,
+                      const std::vector<int32_t>& cu) -> Result {
     const Conv1dOptions o{.bias = in.at("bias"), .initial_state = state[0], .silu = true, .cu_seqlens = cu};
     auto [out, last] = causal_conv1d_with_state(in.at("x"), in.at("weight"), o);
     return {out, {last}};

@@ -29,8 +29,8 @@ TEST_CASE("merging what was scanned gives K times the input, or the input by the
 
 TEST_CASE("a scan with an order inside is a scan of the copy, put back") {
   const auto orders = ss2d_orders(3, 4);
-  const auto draw = [](mx::Shape shape, int seed) {
-    return mx::random::normal(std::move(shape), mx::float32, mx::random::key(seed));
+  const auto draw = [](const mx::Shape& shape, int seed) {
+    return mx::random::normal(shape, mx::float32, mx::random::key(seed));
   };
   const auto u = draw({2, 12, 6}, 1), delta = draw({2, 12, 6}, 2), B = draw({2, 12, 4}, 3),
              C = draw({2, 12, 4}, 4);

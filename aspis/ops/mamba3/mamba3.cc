@@ -127,7 +127,8 @@ class Ends {
   mx::array mask_of(const std::vector<uint8_t>& there, size_t axes) const {
     mx::Shape shape(axes, 1);
     shape[0] = sizes_.sequences;
-    return mx::reshape(mx::astype(mx::array(there.data(), {sizes_.sequences}, mx::uint8), mx::bool_, s_), shape, s_);
+    return mx::reshape(mx::astype(mx::array(there.data(), {sizes_.sequences}, mx::uint8), mx::bool_, s_), shape,
+                       s_);
   }
 
   mx::array pick_first(const mx::array& a, const mx::array& otherwise) const {
@@ -150,7 +151,7 @@ class Ends {
 
 // a {B, L, H} one token earlier, zero at the last token of each sequence.
 mx::array shifted(const mx::array& a, const Sizes& sizes, const std::vector<int32_t>& cu, mx::Stream s) {
-  const auto next = mx::concatenate(
+  auto next = mx::concatenate(
       {part(a, 1, 1, sizes.length, s), mx::zeros({sizes.batch, 1, sizes.heads}, a.dtype(), s)}, 1, s);
   if (cu.empty()) return next;
   std::vector<float> inside(static_cast<size_t>(sizes.length), 1);
@@ -198,16 +199,17 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
   if (z.rank == 1 && !o.mimo_x && !o.mimo_z && !o.mimo_o && !o.out_norm_weight) {
     finish = mamba3_stages::Finish{o.D, o.z};
   }
-  const auto [y, ssm, last_phi] = mamba3_stages::turned_core(log, w, gamma, v, B, C, o.B_bias, o.C_bias, phases, state,
-                                                             o.cu_seqlens, o.chunk_size, o.pairing, finish, s);
+  const auto [y, ssm, last_phi] = mamba3_stages::turned_core(
+      log, w, gamma, v, B, C, o.B_bias, o.C_bias, phases, state, o.cu_seqlens, o.chunk_size, o.pairing, finish, s);
 
   const auto out = finish ? y : mamba3_stages::combine(y, in.x, o, s);
 
   // An empty sequence hands its state on; its seed has beta 0.
   const auto one = [&](const mx::array& a) { return mx::expand_dims(a, 1, s); };
   const auto last_B = ends.last(B, mx::zeros({z.sequences, B.shape(2), B.shape(3), B.shape(4)}, dtype, s));
-  const auto last_key = mamba3_stages::rotate(one(last_B), o.B_bias, last_phi ? std::optional(one(*last_phi)) : std::nullopt,
-                                              z.heads, o.pairing, s);  // {S, 1, H, R, N}
+  const auto last_key =
+      mamba3_stages::rotate(one(last_B), o.B_bias, last_phi ? std::optional(one(*last_phi)) : std::nullopt,
+                            z.heads, o.pairing, s);  // {S, 1, H, R, N}
   const auto last_k = ends.or_initial(mx::swapaxes(mx::squeeze(last_key, 1, s), 1, 2, s), initial.k);
   return {out, {last_phi.value_or(initial.angle), ssm, last_k, ends.last(in.x, initial.v)}};
 }

@@ -11,7 +11,6 @@ namespace aspis {
 namespace {
 
 using harness::Fill;
-using harness::Tensor;
 using harness::Tensors;
 
 bool has(const Mamba3Case& c, char option) { return c.options.find(option) != std::string::npos; }

@@ -31,7 +31,9 @@ struct Problem {
 
 Problem make_problem(int batch, int length, int heads, int headdim, int rank, int groups, int state, int angles,
                      mx::Dtype dtype = mx::float64) {
-  const auto draw = [&](mx::Shape shape, int seed, double scale = 1) { return normal(shape, seed, scale, dtype); };
+  const auto draw = [&](const mx::Shape& shape, int seed, double scale = 1) {
+    return normal(shape, seed, scale, dtype);
+  };
   Problem p{draw({batch, length, heads, headdim}, 1),
             draw({batch, length, rank, groups, state}, 2),
             draw({batch, length, rank, groups, state}, 3),
@@ -157,10 +159,13 @@ TEST_CASE("#911: packed sequences are the separate ones, phases and last values 
 
 TEST_CASE("gradients are the same whether the forward pass ran before or not, gated or not") {
   for (const bool gate : {false, true}) {
-    const auto normal = [](mx::Shape shape, uint64_t seed) { return mx::random::normal(shape, mx::float32, mx::random::key(seed)); };
-    const std::vector<mx::array> in{normal({1, 19, 2, 4}, 1), normal({1, 19, 1, 1, 8}, 2), normal({1, 19, 1, 1, 8}, 3),
-                                    normal({1, 19, 2}, 4),    normal({1, 19, 2}, 5),       normal({1, 19, 2}, 6),
-                                    normal({1, 19, 2}, 7),    normal({1, 19, 2, 4}, 8),    normal({2}, 9)};
+    const auto normal = [](const mx::Shape& shape, uint64_t seed) {
+      return mx::random::normal(shape, mx::float32, mx::random::key(seed));
+    };
+    const std::vector<mx::array> in{
+        normal({1, 19, 2, 4}, 1), normal({1, 19, 1, 1, 8}, 2), normal({1, 19, 1, 1, 8}, 3),
+        normal({1, 19, 2}, 4),    normal({1, 19, 2}, 5),       normal({1, 19, 2}, 6),
+        normal({1, 19, 2}, 7),    normal({1, 19, 2, 4}, 8),    normal({2}, 9)};
     const auto run = [&](bool before) {
       const auto f = [&](const std::vector<mx::array>& a) {
         Mamba3Options o;
@@ -248,7 +253,7 @@ TEST_CASE("131,072 tokens with angles that walk: float32 stays near float64") {
 TEST_CASE("mamba3 refuses what does not fit with one sentence") {
   const Problem siso = make_problem(2, 6, 4, 3, 1, 2, 6, 2, mx::float32);
   const Problem mimo = make_problem(2, 6, 4, 3, 2, 2, 6, 2, mx::float32);
-  const auto ones = [](mx::Shape s, mx::Dtype d = mx::float32) { return mx::ones(std::move(s), d); };
+  const auto ones = [](const mx::Shape& s, mx::Dtype d = mx::float32) { return mx::ones(s, d); };
   struct Row {
     const Problem& from;
     std::function<void(Problem&)> change;

@@ -140,7 +140,7 @@ TEST_CASE("PR #713: strong decay gives no infinity in values or gradients") {
 
 TEST_CASE("#739: a second prefill starts from the state of the first") {
   Problem p = make_problem(1, 30, 2, 3, 1, 4);
-  const auto piece = [&](int from, int to, std::optional<mx::array> state) {
+  const auto piece = [&](int from, int to, const std::optional<mx::array>& state) {
     Problem q = cut(p, from, to);
     q.options.initial_state = state;
     return run(q);
@@ -181,7 +181,7 @@ TEST_CASE("an input is read in place where its rows have gaps") {
 
 TEST_CASE("no tokens: the state passes through") {
   const auto state = normal({2, 3, 4, 5}, 1);
-  const auto zero = [](mx::Shape s) { return mx::zeros(std::move(s), mx::float64); };
+  const auto zero = [](const mx::Shape& s) { return mx::zeros(s, mx::float64); };
   const auto [out, last] = ssd_with_state(zero({2, 0, 3, 4}), zero({2, 0, 3}), zero({3}), zero({2, 0, 1, 5}),
                                           zero({2, 0, 1, 5}), {.initial_state = state});
   CHECK(out.shape() == mx::Shape{2, 0, 3, 4});
@@ -456,7 +456,7 @@ TEST_CASE("extreme inputs") {
 
 TEST_CASE("ssd refuses what does not fit with one sentence") {
   const Problem p = make_problem(2, 6, 4, 3, 2, 5, mx::float32);
-  const auto ones = [](mx::Shape s, mx::Dtype d = mx::float32) { return mx::ones(std::move(s), d); };
+  const auto ones = [](const mx::Shape& s, mx::Dtype d = mx::float32) { return mx::ones(s, d); };
   struct Row {
     std::function<void(Problem&)> change;
     const char* says;
@@ -590,7 +590,7 @@ TEST_CASE("ssd_step refuses what does not fit with one sentence") {
     mx::array state, x, dt, A, B, C;
     SsdOptions options;
   };
-  const auto ones = [](mx::Shape s, mx::Dtype d = mx::float32) { return mx::ones(std::move(s), d); };
+  const auto ones = [](const mx::Shape& s, mx::Dtype d = mx::float32) { return mx::ones(s, d); };
   const Inputs good{
       ones({2, 4, 3, 5}), ones({2, 4, 3}), ones({2, 4}), ones({4}), ones({2, 2, 5}), ones({2, 2, 5}), {}};
   struct Row {
