@@ -7,6 +7,7 @@
 
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
+#include "aspis/nn/pool.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/common/composed.h"
@@ -43,8 +44,6 @@ const MambaVisionConfig& checked(const MambaVisionConfig& config) {
 }
 
 mx::ShapeElem elem(int64_t n) { return static_cast<mx::ShapeElem>(n); }
-
-mx::array relu(const mx::array& x) { return mx::maximum(x, mx::array(0, x.dtype())); }
 
 /// A map {B, H, W, C} cut into windows of side w, padded with zeros to the right and
 /// below: {B nH nW, w w, C}.

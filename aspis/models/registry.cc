@@ -5,7 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "aspis/io/config_json.h"
+#include "aspis/models/convnext.h"
 #include "aspis/models/mambavision.h"
+#include "aspis/models/resnet.h"
 #include "aspis/models/vim.h"
 #include "aspis/models/vision_mamba.h"
 #include "aspis/models/vision_transformer.h"
@@ -42,6 +44,8 @@ const std::vector<Family>& families() {
       family<Vim, VimConfig>("vim"),
       family<MambaVision, MambaVisionConfig>("mambavision"),
       family<Vit, VitConfig>("vit"),
+      family<ConvNext, ConvNextConfig>("convnext"),
+      family<ResNet, ResNetConfig>("resnet"),
   };
   return list;
 }
@@ -119,6 +123,13 @@ const std::vector<ModelEntry>& model_table() {
       {"vit_tiny_patch16_224", "vit", "ViT-Ti/16 (Dosovitskiy et al. 2021), timm's layout", R"({"model_type": "vit"})"},
       {"vit_small_patch16_224", "vit", "ViT-S/16", R"({"model_type": "vit", "embed_dim": 384, "num_heads": 6})"},
       {"vit_base_patch16_224", "vit", "ViT-B/16", R"({"model_type": "vit", "embed_dim": 768, "num_heads": 12})"},
+      {"convnext_tiny", "convnext", "ConvNeXt-T (Liu et al. 2022), timm's layout",
+       R"({"model_type": "convnext", "drop_path_rate": 0.1})"},
+      {"convnext_small", "convnext", "ConvNeXt-S",
+       R"({"model_type": "convnext", "depths": [3, 3, 27, 3], "drop_path_rate": 0.4})"},
+      {"convnext_base", "convnext", "ConvNeXt-B",
+       R"({"model_type": "convnext", "depths": [3, 3, 27, 3], "dims": [128, 256, 512, 1024], "drop_path_rate": 0.5})"},
+      {"resnet50", "resnet", "ResNet-50 (He et al. 2016), torchvision's layout", R"({"model_type": "resnet"})"},
   };
   return table;
 }

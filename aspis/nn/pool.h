@@ -1,0 +1,19 @@
+#pragma once
+
+#include <mlx/array.h>
+
+#include <cstdint>
+
+namespace aspis {
+
+namespace mx = mlx::core;
+
+/// max(x, 0).
+mx::array relu(const mx::array& x);
+
+/// Largest value of every window of `window` x `window` pixels, channels last:
+/// {B, H, W, C} -> {B, (H + 2 padding - window) / stride + 1, ..., C}. Padding counts as the
+/// least value of the dtype.
+mx::array max_pool(const mx::array& x, int64_t window, int64_t stride, int64_t padding);
+
+}  // namespace aspis
