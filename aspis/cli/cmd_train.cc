@@ -24,7 +24,7 @@ void add_options(CLI::App* c, Options& o) {
   const auto group = [](Option* option, const char* name) { option->group(name); };
   group(add_option(c, "--model", t.model, "Model to train; 'aspis model list' shows them"), "Model and data");
   group(add_option(c, "--set", t.model_set, "Change the model's config: key=value, repeatable"), "Model and data");
-  group(add_option(c, "--data", t.data, "fashion-mnist, mnist, shapes, folder:PATH or idx:PATH"), "Model and data");
+  group(add_option(c, "--data", t.data, "fashion-mnist, mnist, shapes, folder:PATH, idx:PATH or hippocampus:PATH"), "Model and data");
   group(add_option(c, "--data-dir", t.data_dir, "Folder that holds data sets by name"), "Model and data");
   group(add_option(c, "--image-size", t.image_size, "Side of the pictures in pixels; 0: from data or model"), "Model and data");
   group(add_option(c, "--val-fraction", t.val_fraction,

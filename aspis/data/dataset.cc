@@ -40,8 +40,10 @@ std::string Dataset::sample_name(int64_t index) const {
 std::string Dataset::describe() const {
   const Geometry& g = geometry_;
   const auto axis = [](int n) { return n > 0 ? std::to_string(n) : std::string("?"); };
-  return fmt::format("{} ({}): {} pictures, {} classes, {} x {} x {}, {}", name_, to_string(split_), size(),
-                     classes_.size(), axis(g.height), axis(g.width), axis(g.channels), source_);
+  const std::string volume = g.slices > 1 ? fmt::format("{} x ", g.slices) : "";
+  return fmt::format("{} ({}): {} {}, {} classes, {}{} x {} x {}, {}", name_, to_string(split_), size(),
+                     g.slices > 1 ? "volumes" : "pictures", classes_.size(), volume, axis(g.height / g.slices),
+                     axis(g.width), axis(g.channels), source_);
 }
 
 void Dataset::check_index(int64_t index) const {

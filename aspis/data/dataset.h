@@ -26,6 +26,8 @@ struct Geometry {
   int height = 0;
   int width = 0;
   int channels = 0;
+  /// Volumes: the picture is a pile of so many slices, one below the other.
+  int slices = 1;
   bool fixed() const { return height > 0 && width > 0 && channels > 0; }
   bool operator==(const Geometry&) const = default;
 };
@@ -102,6 +104,7 @@ struct DatasetOptions {
 ///   fashion-mnist, mnist   the four IDX files, raw or .gz; also NAME:PATH
 ///   idx:PATH               a folder with IDX files under MNIST's names
 ///   folder:PATH            pictures as class/name.png|jpg or split/class/name.png|jpg
+///   hippocampus:PATH       cubes out of volumes, images/*.nii.gz and labels/*.nii.gz (open_hippocampus)
 ///   shapes                 ten drawn shapes, made from (seed, index); needs no files
 ///
 /// Throws `Error(kUsage)` for an unknown name, with the nearest one, and

@@ -1,18 +1,16 @@
 #include "aspis/data/idx.h"
 
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "aspis/base/file.h"
+#include "aspis/data/byte_source.h"
 
 namespace aspis::data {
 namespace {
 
-// Deflate cannot do better than about 1032 to 1.
-constexpr int64_t kMostInflation = 1100;
 constexpr int64_t kMostValues = int64_t{1} << 34;
 
 [[noreturn]] void damaged(std::string_view name, std::string required, std::string got) {
@@ -20,70 +18,8 @@ constexpr int64_t kMostValues = int64_t{1} << 34;
               {.where = std::string(name), .required = std::move(required), .got = std::move(got)});
 }
 
-// Sequential bytes of a raw or gzip file; never reads past either end.
-class Source {
- public:
-  Source(std::string_view bytes, std::string_view name) : bytes_(bytes), name_(name) {
-    gzip_ = bytes.size() >= 2 && bytes[0] == '\x1f' && bytes[1] == '\x8b';
-    if (!gzip_) return;
-    constexpr int kWindowBits = 15, kGzip = 16;
-    if (inflateInit2(&stream_, kWindowBits + kGzip) != Z_OK) {
-      throw Error(ErrorKind::kDevice, {.where = std::string(name), .required = "memory for zlib"});
-    }
-  }
-  ~Source() {
-    if (gzip_) inflateEnd(&stream_);
-  }
-  Source(const Source&) = delete;
-  Source& operator=(const Source&) = delete;
-
-  bool gzip() const { return gzip_; }
-
-  // Number of bytes that were there, at most `count`.
-  size_t read(uint8_t* to, size_t count) {
-    if (gzip_) return inflate_some(to, count);
-    const size_t n = std::min(count, bytes_.size() - position_);
-    if (n > 0) std::memcpy(to, bytes_.data() + position_, n);
-    position_ += n;
-    return n;
-  }
-
- private:
-  size_t inflate_some(uint8_t* to, size_t count) {
-    constexpr size_t kChunk = size_t{1} << 30;  // zlib counts in 32 bits
-    size_t done = 0;
-    while (done < count && !ended_) {
-      const size_t in = std::min(bytes_.size() - position_, kChunk), out = std::min(count - done, kChunk);
-      stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes_.data() + position_));
-      stream_.avail_in = static_cast<uInt>(in);
-      stream_.next_out = to + done;
-      stream_.avail_out = static_cast<uInt>(out);
-      const int status = inflate(&stream_, Z_NO_FLUSH);
-      position_ += in - stream_.avail_in;
-      done += out - stream_.avail_out;
-      if (status == Z_STREAM_END) {
-        // A gzip file may be several members in a row.
-        ended_ = position_ == bytes_.size() || inflateReset(&stream_) != Z_OK;
-      } else if (status == Z_BUF_ERROR || (status == Z_OK && position_ == bytes_.size() && done < count)) {
-        damaged(name_, "the gzip stream must be whole", fmt::format("an end after {} bytes", bytes_.size()));
-      } else if (status != Z_OK) {
-        damaged(name_, "the gzip stream must be undamaged",
-                fmt::format("zlib reports \"{}\"", stream_.msg ? stream_.msg : "bad data"));
-      }
-    }
-    return done;
-  }
-
-  std::string_view bytes_;
-  std::string_view name_;
-  size_t position_ = 0;
-  bool gzip_ = false;
-  bool ended_ = false;
-  z_stream stream_{};
-};
-
 // The shape in the header, bounded by what the file can hold.
-std::vector<int64_t> read_shape(Source& source, std::string_view name, int64_t file_bytes, int64_t* total) {
+std::vector<int64_t> read_shape(ByteSource& source, std::string_view name, int64_t file_bytes, int64_t* total) {
   uint8_t magic[4];
   if (source.read(magic, 4) != 4) damaged(name, "an IDX file starts with 4 bytes of magic number", "fewer");
   constexpr uint8_t kUnsignedByte = 8;
@@ -105,7 +41,7 @@ std::vector<int64_t> read_shape(Source& source, std::string_view name, int64_t f
     }
   }
   const int64_t header = 4 + 4 * axes;
-  const int64_t can_hold = source.gzip() ? file_bytes * kMostInflation : file_bytes - header;
+  const int64_t can_hold = source.gzip() ? file_bytes * ByteSource::kMostInflation : file_bytes - header;
   if (*total > can_hold) {
     damaged(name, fmt::format("the header promises {} values", *total),
             fmt::format("a file of {} bytes; it was probably cut off", file_bytes));
@@ -206,7 +142,7 @@ Geometry picture_geometry(const IdxArray& images, const std::filesystem::path& p
 }  // namespace
 
 IdxArray parse_idx(std::string_view bytes, std::string_view name) {
-  Source source(bytes, name);
+  ByteSource source(bytes, name);
   IdxArray array;
   int64_t total = 0;
   array.shape = read_shape(source, name, static_cast<int64_t>(bytes.size()), &total);

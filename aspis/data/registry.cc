@@ -10,6 +10,7 @@
 #include "aspis/data/dataset.h"
 #include "aspis/data/folder.h"
 #include "aspis/data/idx.h"
+#include "aspis/data/nifti.h"
 #include "aspis/data/shapes.h"
 
 namespace aspis::data {
@@ -72,6 +73,14 @@ constexpr Source kSources[] = {
      folder_splits,
      [](const fs::path& path, const std::string& spec, Split split, const DatasetOptions&) {
        return open_folder(path, spec, split);
+     }},
+    {"hippocampus", "16 x 16 x 16 cubes of MR volumes: the anterior or the posterior part of a hippocampus",
+     Path::kRequired,
+     [](const fs::path&) {
+       return Splits{true, true};
+     },
+     [](const fs::path& path, const std::string& spec, Split split, const DatasetOptions& options) {
+       return open_hippocampus(path, spec, split, options.seed);
      }},
     {"idx", "a folder of IDX files under MNIST's names, raw or gzip", Path::kRequired, idx_splits,
      [](const fs::path& path, const std::string& spec, Split split, const DatasetOptions&) {

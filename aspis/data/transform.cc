@@ -28,7 +28,9 @@ void check_options(const TransformOptions& o) {
   }
   check(o.crop_pct > 0 && o.crop_pct <= 1, "crop_pct must be above 0 and at most 1",
         fmt::format("{}", o.crop_pct));
-  check(o.crop_padding >= 0 && o.crop_padding <= std::min(o.height, o.width),
+  check(o.slices >= 1 && o.height % o.slices == 0, "the slices of a volume must divide its height",
+        fmt::format("{} and {}", o.slices, o.height));
+  check(o.crop_padding >= 0 && o.crop_padding <= std::min(o.height / o.slices, o.width),
         "the crop padding must be at least 0 and at most the smaller side", fmt::format("{}", o.crop_padding));
   check(o.erase_prob >= 0 && o.erase_prob <= 1, "the erase probability must lie in 0 to 1",
         fmt::format("{}", o.erase_prob));
@@ -70,12 +72,13 @@ void write_black(int count, const float* table, float* to) {
 
 // out[y, x] = in[y + dy, x + dx], black outside; mirrored after that.
 template <int kChannels>
-void shift(const Image& in, int dy, int dx, bool mirror, const float* table, float* out) {
-  const int width = in.width;
+void shift(const Image& in, int slices, int dy, int dx, bool mirror, const float* table, float* out) {
+  const int width = in.width, slice = in.height / slices;
   const int begin = std::clamp(-dx, 0, width), end = std::clamp(width - dx, 0, width);
   for (int y = 0; y < in.height; ++y, out += int64_t{width} * kChannels) {
     const int from_y = y + dy;
-    if (from_y < 0 || from_y >= in.height || begin >= end) {
+    const bool outside = from_y < 0 || from_y >= in.height || from_y / slice != y / slice;
+    if (outside || begin >= end) {
       write_black<kChannels>(width, table, out);
       continue;
     }
@@ -97,6 +100,16 @@ Transform::Transform(TransformOptions options, const Dataset& dataset) : options
   if (options_.height == 0) options_.height = own.height;
   if (options_.width == 0) options_.width = own.width;
   if (options_.channels == 0) options_.channels = own.channels > 0 ? own.channels : 3;
+  if (options_.slices == 0) options_.slices = own.slices;
+  require(own.slices == 1 || own == Geometry{options_.height, options_.width, options_.channels, options_.slices},
+          [&] {
+            return Error::Parts{.where = dataset.name(),
+                                .required = fmt::format("volumes keep their size, {} x {} x {}", own.slices,
+                                                        own.height / own.slices, own.width),
+                                .got = fmt::format("{} x {} x {}", options_.slices,
+                                                   options_.height / options_.slices, options_.width),
+                                .hint = "leave out --image-size, or a model for that size"};
+          });
   require(options_.height != 0 && options_.width != 0, [&] {
     return Error::Parts{.where = dataset.name(),
                         .required = "an image size is needed, because the pictures differ in size",
@@ -116,7 +129,7 @@ Transform::Transform(TransformOptions options, const Dataset& dataset) : options
 
 bool Transform::prepares_nothing(const Dataset& dataset) const {
   return options_.crop_pct == 1 &&
-         dataset.geometry() == Geometry{options_.height, options_.width, options_.channels};
+         dataset.geometry() == Geometry{options_.height, options_.width, options_.channels, options_.slices};
 }
 
 Image Transform::prepare(Image image) const {
@@ -139,9 +152,9 @@ void Transform::write_shifted(const Image& prepared, int dy, int dx, bool mirror
                         .got = fmt::format("{} x {} x {}", prepared.height, prepared.width, prepared.channels)};
   });
   if (options_.channels == 1) {
-    shift<1>(prepared, dy, dx, mirror, table_.data(), out);
+    shift<1>(prepared, options_.slices, dy, dx, mirror, table_.data(), out);
   } else {
-    shift<3>(prepared, dy, dx, mirror, table_.data(), out);
+    shift<3>(prepared, options_.slices, dy, dx, mirror, table_.data(), out);
   }
 }
 

@@ -14,6 +14,7 @@ struct TransformOptions {
   int height = 0;
   int width = 0;
   int channels = 0;
+  int slices = 0;
   Fit fit = Fit::kCover;
   ResizeFilter filter = ResizeFilter::kBicubic;
   double crop_pct = 1;  ///< see FitOptions

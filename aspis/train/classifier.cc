@@ -141,6 +141,16 @@ mx::array image_array(const std::vector<float>& images, int64_t size, int height
   return mx::array(images.begin(), {static_cast<int>(size), height, width, channels}, mx::float32);
 }
 
+mx::array model_input(const ImageModel& model, const std::vector<float>& images, int64_t size, int height,
+                      int width, int channels) {
+  const auto x = image_array(images, size, height, width, channels);
+  const auto shape = model.input_shape();
+  if (shape.size() == 3) return x;
+  mx::Shape want{static_cast<int>(size)};
+  for (const int64_t n : shape) want.push_back(static_cast<int>(n));
+  return mx::reshape(x, want);
+}
+
 namespace {
 
 // Softmax of one row in double.
@@ -178,7 +188,8 @@ Evaluation evaluate(ImageModel& model, data::Loader& loader, int64_t limit_batch
   const double start = monotonic_seconds();
   loader.start_epoch(0);
   for (data::Batch b; (limit_batches == 0 || batches < limit_batches) && loader.next(b);) {
-    mx::array logits = mx::contiguous(model.logits(image_array(b.images, b.size, b.height, b.width, b.channels)));
+    mx::array logits =
+        mx::contiguous(model.logits(model_input(model, b.images, b.size, b.height, b.width, b.channels)));
     ops::evaluate({logits});
     for (int64_t i = 0; i < b.size; i++) {
       const float* row = logits.data<float>() + i * classes;
@@ -207,7 +218,7 @@ Evaluation evaluate(ImageModel& model, data::Loader& loader, int64_t limit_batch
 std::vector<std::vector<float>> predict(ImageModel& model, const std::vector<float>& images, int64_t size,
                                         int height, int width, int channels) {
   const InferenceMode mode(model);
-  mx::array logits = mx::contiguous(model.logits(image_array(images, size, height, width, channels)));
+  mx::array logits = mx::contiguous(model.logits(model_input(model, images, size, height, width, channels)));
   ops::evaluate({logits});
   std::vector<std::vector<float>> all;
   for (int64_t i = 0; i < size; i++) {

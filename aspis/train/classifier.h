@@ -74,6 +74,11 @@ Evaluation evaluate(ImageModel& model, data::Loader& loader, int64_t limit_batch
 std::vector<std::vector<float>> predict(ImageModel& model, const std::vector<float>& images, int64_t size,
                                         int height, int width, int channels);
 
+/// The same as the model takes them: {size, height, width, channels}, and for a
+/// model of volumes, whose slices lie below each other, {size} and its input shape.
+mlx::core::array model_input(const ImageModel& model, const std::vector<float>& images, int64_t size, int height,
+                             int width, int channels);
+
 /// An array over a batch's values (copied).
 mlx::core::array image_array(const std::vector<float>& images, int64_t size, int height, int width, int channels);
 

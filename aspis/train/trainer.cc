@@ -145,7 +145,7 @@ Overrides model_overrides(const TrainOptions& o, const data::Dataset& data) {
   if (g.channels > 0) follow("in_channels", g.channels);
   if (o.image_size > 0) {
     follow("img_size", o.image_size);
-  } else if (g.height > 0 && g.height == g.width) {
+  } else if (g.width > 0 && g.height == g.width * g.slices) {
     follow("img_size", g.height);
   }
   return overrides;
@@ -189,13 +189,16 @@ class Trainer {
     const Overrides overrides = model_overrides(o_, *train_set_);
     model_ = make_model(o_.model, overrides, o_.seed);
     const auto shape = model_->input_shape();
-    require(shape.size() == 3, [&] {
-      return Error::Parts{"--model", "a model of flat images is needed", o_.model, "aspis model list"};
+    const bool volumes = train_set_->geometry().slices > 1;
+    require(shape.size() == (volumes ? 4 : 3), [&] {
+      return Error::Parts{"--model", volumes ? "a model of volumes is needed" : "a model of flat images is needed",
+                          o_.model, volumes ? "--set input_dim=3, where the model has it" : "aspis model list"};
     });
     data::TransformOptions t;
-    t.height = static_cast<int>(shape[0]);
-    t.width = static_cast<int>(shape[1]);
-    t.channels = static_cast<int>(shape[2]);
+    t.height = static_cast<int>(volumes ? shape[0] * shape[1] : shape[0]);
+    t.width = static_cast<int>(shape[shape.size() - 2]);
+    t.channels = static_cast<int>(shape.back());
+    t.slices = volumes ? static_cast<int>(shape[0]) : 1;
     // Statistics of the training split as the model will see it.
     const data::Transform plain(t, *train_set_);
     const bool skip = data::parse_on_bad_sample(o_.on_bad_sample) == data::OnBadSample::kSkip;
@@ -328,7 +331,7 @@ class Trainer {
     const auto labels = mx::array(b.labels.begin(), {static_cast<int>(b.size)}, mx::int32);
     const RandomStep random(o_.seed, at_.step);
     auto [values, gradients] =
-        value_and_grad(*model_, loss_fn, {image_array(b.images, b.size, b.height, b.width, b.channels), labels});
+        value_and_grad(*model_, loss_fn, {model_input(*model_, b.images, b.size, b.height, b.width, b.channels), labels});
     const double rate = schedule_(at_.step);
     mx::array norm = optimizer_->update(gradients, values[0], rate);
     gradients.clear();  // so that their buffers can be reused while the graph runs

@@ -52,3 +52,7 @@ TEST_CASE("the corpora of weight files, pickles and arrays give no surprise") {
   replay("pickle", 8, [](const std::string& bytes) { aspis::fuzz::pickle(bytes); });
   replay("npy", 6, [](const std::string& bytes) { aspis::fuzz::npy(bytes); });
 }
+
+TEST_CASE("the NIfTI corpus of the fuzzer gives no surprise") {
+  replay("nifti", 12, [](const std::string& bytes) { aspis::fuzz::nifti(bytes); });
+}

@@ -9,6 +9,7 @@
 #include "aspis/base/error.h"
 #include "aspis/data/idx.h"
 #include "aspis/data/image.h"
+#include "aspis/data/nifti.h"
 #include "aspis/io/config_json.h"
 #include "aspis/io/npy.h"
 #include "aspis/io/safetensors.h"
@@ -154,6 +155,22 @@ inline void idx(std::string_view bytes) {
   int64_t size = 1;
   for (const int64_t d : a.shape) size *= d;
   promise(!a.shape.empty() && a.shape.size() <= 4 && size == static_cast<int64_t>(a.values.size()));
+}
+
+/// A volume has as many values as its sizes say, and no axis is empty.
+inline void nifti(std::string_view bytes) {
+  data::Volume v;
+  try {
+    v = data::parse_nifti(bytes, "fuzz", {.max_file_bytes = 1 << 24, .max_values = 1 << 22});
+  } catch (const Error& e) {
+    promise(e.kind() == ErrorKind::kData && std::string_view(e.what()).size() < 1000);
+    return;
+  }
+  int64_t size = 1;
+  for (const int64_t d : v.shape) size *= d;
+  promise(v.shape.size() >= 3 && v.shape.size() <= 7 && size >= 1 &&
+          size == static_cast<int64_t>(v.values.size()));
+  for (const double s : v.spacing) promise(s > 0);
 }
 
 }  // namespace aspis::fuzz
