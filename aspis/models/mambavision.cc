@@ -252,7 +252,7 @@ struct MambaVision::Block final : Module {
     auto [n1, before] = norm1(x);
     const auto mixed = mamba ? mamba->forward(n1, mask, gamma_1) : attention->forward(n1, mask, gamma_1);
     auto [n2, middle] = norm2(Residual{before, drop_path(mixed)});
-    return {std::move(middle), drop_path(scaled(mlp.fc2, gelu(mlp.fc1(n2)), gamma_2))};
+    return {std::move(middle), drop_path(scaled(mlp.fc2, mlp.fc1(n2, Activation::kGelu), gamma_2))};
   }
 
   LayerNorm norm1;

@@ -8,7 +8,6 @@
 #include "aspis/base/error.h"
 #include "aspis/nn/branch.h"
 #include "aspis/ops/attention/attention.h"
-#include "aspis/ops/gelu/gelu.h"
 
 namespace aspis {
 namespace {
@@ -82,7 +81,7 @@ Mlp::Mlp(int64_t width, int64_t hidden, const Init& init)
   add_child("fc2", fc2);
 }
 
-mx::array Mlp::operator()(const mx::array& x) const { return fc2(gelu(fc1(x))); }
+mx::array Mlp::operator()(const mx::array& x) const { return fc2(fc1(x, Activation::kGelu)); }
 
 TransformerBlock::TransformerBlock(int64_t width, int64_t heads, int64_t mlp_ratio, const Init& init)
     : norm1(width, init.child("norm1")),

@@ -29,4 +29,9 @@ void start_small(Linear& layer, const Init& init) {
   if (layer.bias) layer.bias = init.constant(layer.bias->shape(), 0);
 }
 
+mx::array Linear::operator()(const mx::array& x, Activation activation,
+                             const std::optional<mx::array>& residual) const {
+  return linear(x, weight, LinearOptions{bias, activation, residual});
+}
+
 }  // namespace aspis

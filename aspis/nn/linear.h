@@ -4,6 +4,7 @@
 
 #include "aspis/nn/init.h"
 #include "aspis/nn/module.h"
+#include "aspis/ops/linear/kernel/epilogue.h"
 
 namespace aspis {
 
@@ -14,6 +15,9 @@ class Linear final : public Module {
   Linear(int64_t in, int64_t out, bool with_bias, const Init& init);
   std::string type_name() const override { return "Linear"; }
   mx::array operator()(const mx::array& x) const;
+  /// f(x W^T + b) + residual, in the pass of the product.
+  mx::array operator()(const mx::array& x, Activation activation,
+                       const std::optional<mx::array>& residual = {}) const;
 
   mx::array weight;
   std::optional<mx::array> bias;

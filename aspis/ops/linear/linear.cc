@@ -45,16 +45,19 @@ T* workspace(mx::cpu::CommandEncoder& encoder, int64_t values, const char* op) {
   return static_cast<T*>(ops::allocate_scratch(encoder, static_cast<size_t>(values) * sizeof(T), op));
 }
 
+bool needs_exponential(Activation a) { return a != Activation::kNone && a != Activation::kRelu; }
+
 int64_t row_count(const mx::array& a) {
   int64_t rows = 1;
   for (int i = 0; i + 1 < static_cast<int>(a.ndim()); i++) rows *= a.shape(i);
   return rows;
 }
 
-// {x, weight, dy} -> the gradients named in `wanted` (0: x, 1: weight, 2: bias), in order.
+// {x, weight, dy} or {x, weight, dy, z} -> the gradients named in `wanted` (0: x, 1: weight, 2: bias), in order.
 class LinearVjp : public ops::CpuPrimitive {
  public:
-  LinearVjp(mx::Stream stream, std::vector<int> wanted) : CpuPrimitive(stream), wanted_(std::move(wanted)) {}
+  LinearVjp(mx::Stream stream, Activation activation, std::vector<int> wanted)
+      : CpuPrimitive(stream), activation_(activation), wanted_(std::move(wanted)) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
@@ -77,31 +80,51 @@ class LinearVjp : public ops::CpuPrimitive {
         T* data = out[i].data<T>();
         (wanted_[i] == 0 ? p.dx : wanted_[i] == 1 ? p.dweight : p.dbias) = data;
       }
-      p.workspace = workspace<T>(
-          encoder, kernel::linear_vjp_workspace(p.rows, p.in, p.out, p.dx != nullptr, p.dweight != nullptr, p.dbias != nullptr),
-          name());
+      if (activation_ != Activation::kNone) {
+        p.activation = activation_;
+        p.pre = ops::packed<T>(encoder, in[3], name());
+        p.dz = workspace<T>(encoder, p.rows * p.out, name());
+      }
+      p.workspace = workspace<T>(encoder,
+                                 kernel::linear_vjp_workspace(p.rows, p.in, p.out, p.dx != nullptr,
+                                                              p.dweight != nullptr, p.dbias != nullptr),
+                                 name());
       encoder.dispatch([p] { kernel::linear_vjp(p); });
     });
   }
 
   bool is_equivalent(const mx::Primitive& other) const override {
-    return wanted_ == static_cast<const LinearVjp&>(other).wanted_;
+    const auto& o = static_cast<const LinearVjp&>(other);
+    return activation_ == o.activation_ && wanted_ == o.wanted_;
   }
   const char* name() const override { return "linear_vjp"; }
   ops::Work work(const Arrays& in, const Arrays&) const override {
     // One product each for the gradients of x and weight.
     const auto products = std::count_if(wanted_.begin(), wanted_.end(), [](int i) { return i < 2; });
-    return {.macs = static_cast<double>(products) * static_cast<double>(in[0].size()) * in[1].shape(0)};
+    return {.macs = static_cast<double>(products) * static_cast<double>(in[0].size()) * in[1].shape(0),
+            .exps = needs_exponential(activation_) ? static_cast<double>(in[2].size()) : 0};
   }
 
  private:
+  Activation activation_;
   std::vector<int> wanted_;
 };
 
-// {x, weight} or {x, weight, bias} -> y
+// What a call of linear does; the inputs are {x, weight, bias?, residual?}.
+struct Form {
+  Activation activation = Activation::kNone;
+  bool bias = false, residual = false;
+  bool keep_pre = false;  // a second result, x W^T + b
+
+  bool operator==(const Form&) const = default;
+};
+
+mx::array linear_of(const Form& form, const Arrays& inputs, mx::Stream stream);
+
+// -> y, or {y, z} for the gradient
 class Linear : public ops::CpuPrimitive {
  public:
-  using CpuPrimitive::CpuPrimitive;
+  Linear(mx::Stream stream, const Form& form) : CpuPrimitive(stream), form_(form) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
@@ -116,42 +139,99 @@ class Linear : public ops::CpuPrimitive {
       p.x_stride = x.stride;
       p.weight = weight.data;
       p.weight_stride = weight.stride;
-      if (in.size() > 2) p.bias = ops::packed<T>(encoder, in[2], name());
-      ops::allocate(encoder, out[0], name());
+      if (form_.bias) p.bias = ops::packed<T>(encoder, in[2], name());
+      p.end.activation = form_.activation;
+      if (form_.residual) {
+        const auto residual = rows_of<T>(encoder, in.back(), name());
+        p.end.residual = residual.data;
+        p.end.residual_stride = residual.stride;
+      }
+      for (auto& o : out) ops::allocate(encoder, o, name());
       p.y = out[0].data<T>();
+      if (form_.keep_pre) p.end.pre = out[1].data<T>();
       p.workspace = workspace<T>(encoder, kernel::linear_workspace(p.rows, p.in, p.out), name());
       encoder.dispatch([p] { kernel::linear(p); });
     });
   }
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
-             const Arrays&) override {
-    std::vector<mx::Shape> shapes;
-    for (const int i : argnums) shapes.push_back(primals[i].shape());
-    const std::vector<mx::Dtype> dtypes(argnums.size(), primals[0].dtype());
-    return mx::array::make_arrays(shapes, dtypes, std::make_shared<LinearVjp>(stream(), argnums),
-                                  {primals[0], primals[1], cotangents[0]});
+             const Arrays& outputs) override {
+    const int residual = form_.residual ? static_cast<int>(primals.size()) - 1 : -1;
+    std::vector<int> wanted;
+    for (const int i : argnums) {
+      if (i != residual) wanted.push_back(i);
+    }
+    Arrays gradients;
+    if (!wanted.empty()) {
+      std::vector<mx::Shape> shapes;
+      for (const int i : wanted) shapes.push_back(primals[i].shape());
+      Arrays inputs{primals[0], primals[1], cotangents[0]};
+      if (form_.activation != Activation::kNone) inputs.push_back(pre(primals, outputs));
+      gradients = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(wanted.size(), primals[0].dtype()),
+                                         std::make_shared<LinearVjp>(stream(), form_.activation, wanted), inputs);
+    }
+    Arrays result;
+    auto next = gradients.begin();
+    for (const int i : argnums) result.push_back(i == residual ? cotangents[0] : *next++);
+    return result;
   }
 
   std::vector<mx::Shape> output_shapes(const Arrays& in) override {
     mx::Shape shape = in[0].shape();
     shape.back() = in[1].shape(0);
-    return {shape};
+    return std::vector<mx::Shape>(form_.keep_pre ? 2 : 1, shape);
   }
-  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  bool is_equivalent(const mx::Primitive& other) const override {
+    return form_ == static_cast<const Linear&>(other).form_;
+  }
   const char* name() const override { return "linear"; }
   ops::Work work(const Arrays& in, const Arrays& out) const override {
-    return {.macs = static_cast<double>(out[0].size()) * in[1].shape(1)};
+    return {.macs = static_cast<double>(out[0].size()) * in[1].shape(1),
+            .exps = needs_exponential(form_.activation) ? static_cast<double>(out[0].size()) : 0};
   }
+
+ private:
+  // What the activation's gradient is taken at: kept, found in y, or computed again.
+  mx::array pre(const Arrays& primals, const Arrays& outputs) {
+    if (form_.keep_pre) return outputs[1];
+    if (form_.activation == Activation::kRelu && !form_.residual) return outputs[0];
+    return linear_of({.bias = form_.bias}, Arrays(primals.begin(), primals.end() - (form_.residual ? 1 : 0)),
+                     stream());
+  }
+
+  Form form_;
 };
+
+mx::array linear_of(const Form& form, const Arrays& inputs, mx::Stream stream) {
+  mx::Shape shape = inputs[0].shape();
+  shape.back() = inputs[1].shape(0);
+  const size_t results = form.keep_pre ? 2 : 1;
+  return mx::array::make_arrays(std::vector<mx::Shape>(results, shape),
+                                std::vector<mx::Dtype>(results, inputs[0].dtype()),
+                                std::make_shared<Linear>(stream, form), inputs)[0];
+}
+
+bool broadcasts_to(const mx::Shape& from, const mx::Shape& to) {
+  if (from.size() > to.size()) return false;
+  const size_t skip = to.size() - from.size();
+  for (size_t i = 0; i < from.size(); i++) {
+    if (from[i] != to[skip + i] && from[i] != 1) return false;
+  }
+  return true;
+}
 
 }  // namespace
 
 mx::array linear(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
                  mx::StreamOrDevice s) {
+  return linear(x, weight, LinearOptions{.bias = bias}, s);
+}
+
+mx::array linear(const mx::array& x, const mx::array& weight, const LinearOptions& o, mx::StreamOrDevice s) {
   const auto stream = mx::to_stream(s);
-  const mx::Dtype dtype =
-      ops::compute_dtype("linear", {{"x", &x}, {"weight", &weight}, {"bias", bias ? &*bias : nullptr}});
+  const auto pointer = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
+  const mx::Dtype dtype = ops::compute_dtype(
+      "linear", {{"x", &x}, {"weight", &weight}, {"bias", pointer(o.bias)}, {"residual", pointer(o.residual)}});
   require(weight.ndim() == 2, [&] {
     return Error::Parts{
         .where = "linear", .required = "weight must have shape {out, in}", .got = ops::to_string(weight.shape())};
@@ -163,20 +243,36 @@ mx::array linear(const mx::array& x, const mx::array& weight, const std::optiona
                                     " has",
                         .got = ops::to_string(x.shape())};
   });
-  if (bias) ops::require_shape("linear", "bias", *bias, {weight.shape(0)}, "{out}");
-
-  mx::Dtype result = mx::promote_types(x.dtype(), weight.dtype());
-  if (bias) result = mx::promote_types(result, bias->dtype());
-  Arrays inputs{mx::astype(x, dtype, stream), mx::astype(weight, dtype, stream)};
-  if (bias) inputs.push_back(mx::astype(*bias, dtype, stream));
-  if (ops::choose_back_end("linear", stream) == ops::BackEnd::kComposed) {
-    const auto wide_bias = bias ? std::optional(inputs[2]) : std::nullopt;
-    return mx::astype(linear_composed(inputs[0], inputs[1], wide_bias, stream), result, stream);
-  }
   mx::Shape shape = x.shape();
   shape.back() = weight.shape(0);
-  const mx::array y(shape, dtype, std::make_shared<Linear>(stream), inputs);
-  return mx::astype(y, result, stream);
+  mx::Dtype result = mx::promote_types(x.dtype(), weight.dtype());
+  Form form{.activation = o.activation, .bias = o.bias.has_value(), .residual = o.residual.has_value()};
+  Arrays inputs{mx::astype(x, dtype, stream), mx::astype(weight, dtype, stream)};
+  if (o.bias) {
+    ops::require_shape("linear", "bias", *o.bias, {weight.shape(0)}, "{out}");
+    result = mx::promote_types(result, o.bias->dtype());
+    inputs.push_back(mx::astype(*o.bias, dtype, stream));
+  }
+  if (o.residual) {
+    require(broadcasts_to(o.residual->shape(), shape), [&] {
+      return Error::Parts{.where = "linear",
+                          .required = "residual must broadcast to the result " + ops::to_string(shape),
+                          .got = ops::to_string(o.residual->shape())};
+    });
+    result = mx::promote_types(result, o.residual->dtype());
+    inputs.push_back(mx::broadcast_to(mx::astype(*o.residual, dtype, stream), shape, stream));
+  }
+  if (ops::choose_back_end("linear", stream) == ops::BackEnd::kComposed) {
+    LinearOptions wide{.bias = {}, .activation = o.activation, .residual = {}};
+    if (o.bias) wide.bias = inputs[2];
+    if (o.residual) wide.residual = inputs.back();
+    return mx::astype(linear_composed(inputs[0], inputs[1], wide, stream), result, stream);
+  }
+  // A tracer among the inputs means that a gradient may be asked for.
+  if (o.activation != Activation::kNone && (o.activation != Activation::kRelu || o.residual)) {
+    for (const auto& a : inputs) form.keep_pre = form.keep_pre || a.is_tracer();
+  }
+  return mx::astype(linear_of(form, inputs, stream), result, stream);
 }
 
 }  // namespace aspis

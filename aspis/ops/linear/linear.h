@@ -5,7 +5,16 @@
 
 #include <optional>
 
+#include "aspis/ops/linear/kernel/epilogue.h"
+
 namespace aspis {
+
+/// What goes into the same pass as the product.
+struct LinearOptions {
+  std::optional<mlx::core::array> bias = {};  ///< {out}
+  Activation activation = Activation::kNone;
+  std::optional<mlx::core::array> residual = {};  ///< of the shape of the result, or broadcast to it
+};
 
 /// y = x W^T + b over the last axis.
 ///
@@ -21,7 +30,20 @@ namespace aspis {
 mlx::core::array linear(const mlx::core::array& x, const mlx::core::array& weight,
                         const std::optional<mlx::core::array>& bias = {}, mlx::core::StreamOrDevice s = {});
 
+/// y = f(x W^T + b) + residual, activation and addition done while the product
+/// is in cache. With a gradient, x W^T + b is kept for the activations that need
+/// it (all but ReLU without a residual). Gradients for x, weight, bias and
+/// residual; dtypes, bits and errors as above.
+mlx::core::array linear(const mlx::core::array& x, const mlx::core::array& weight, const LinearOptions& options,
+                        mlx::core::StreamOrDevice s = {});
+
+/// An activation by itself, out of MLX operations.
+mlx::core::array activation_composed(const mlx::core::array& x, Activation activation,
+                                     mlx::core::StreamOrDevice s = {});
+
 /// The same out of MLX operations: oracle, export form and fallback.
+mlx::core::array linear_composed(const mlx::core::array& x, const mlx::core::array& weight,
+                                 const LinearOptions& options, mlx::core::StreamOrDevice s = {});
 mlx::core::array linear_composed(const mlx::core::array& x, const mlx::core::array& weight,
                                  const std::optional<mlx::core::array>& bias = {},
                                  mlx::core::StreamOrDevice s = {});

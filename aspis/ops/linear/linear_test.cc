@@ -54,3 +54,33 @@ TEST_CASE("linear refuses shapes and dtypes that do not fit with one sentence") 
   CHECK_THROWS_WITH_AS(linear(mx::ones({4, 5}, mx::int32), w),
                        "[linear] x must be a real floating-point array; got int32", Error);
 }
+
+TEST_CASE("linear with activation and residual is the sum of its parts, gradients included") {
+  const auto wave = [](const mx::Shape& shape, float f) {
+    int n = 1;
+    for (const int d : shape) n *= d;
+    return mx::reshape(mx::sin(mx::arange(0.0f, static_cast<float>(n)) * mx::array(f)), shape);
+  };
+  const auto x = wave({2, 7, 12}, 0.7f), w = wave({9, 12}, 1.3f), b = wave({9}, 2.1f), r = wave({7, 9}, 0.3f);
+  for (const Activation kind : {Activation::kNone, Activation::kRelu, Activation::kSilu, Activation::kGelu}) {
+    const auto fused = [kind](const std::vector<mx::array>& a) {
+      return mx::sum(mx::square(linear(a[0], a[1], LinearOptions{a[2], kind, a[3]})));
+    };
+    const auto parts = [kind](const std::vector<mx::array>& a) {
+      return mx::sum(mx::square(activation_composed(linear(a[0], a[1], a[2]), kind) + a[3]));
+    };
+    const std::vector<int> all{0, 1, 2, 3};
+    const auto got = mx::value_and_grad(fused, all)({x, w, b, r});
+    const auto want = mx::value_and_grad(parts, all)({x, w, b, r});
+    CHECK(mx::allclose(got.first, want.first, 1e-5).item<bool>());
+    for (size_t i = 0; i < 4; i++) {
+      CHECK(got.second[i].shape() == want.second[i].shape());
+      CHECK(mx::allclose(got.second[i], want.second[i], 1e-4, 1e-4).item<bool>());
+    }
+    // The residual's gradient alone needs no product.
+    const auto only = mx::grad(fused, std::vector<int>{3})({x, w, b, r});
+    CHECK(mx::array_equal(only[0], got.second[3]).item<bool>());
+  }
+  CHECK_THROWS_WITH_AS(linear(x, w, LinearOptions{{}, Activation::kNone, mx::ones({5, 9})}),
+                       "[linear] residual must broadcast to the result {2, 7, 9}; got {5, 9}", Error);
+}

@@ -98,7 +98,7 @@ int main(int argc, char** argv) {
     Values x = random_values("x", rows * in), w = random_values("w", out * in), b = random_values("b", out);
     Values dy = random_values("dy", rows * out), y(rows * out), dx(rows * in), dw(out * in), db(out);
     Values work(std::max(aspis::kernel::linear_workspace(rows, in, out),
-                         aspis::kernel::linear_vjp_workspace(rows, in, out, true, true)) +
+                         aspis::kernel::linear_vjp_workspace(rows, in, out, true, true, true)) +
                 1);
     const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
     std::printf("%ld x %ld -> %ld\n", rows, in, out);

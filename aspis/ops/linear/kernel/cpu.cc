@@ -4,8 +4,9 @@
 //
 // Forward: W is packed once, then row tiles; a few rows pack as they go, each
 // task its own columns. dx: the same with W as it is; the column sums of dy for
-// dbias are taken from the tile in cache. dweight: the tokens are the long axis,
-// so they are cut into chunks whose partial results are added in order.
+// dbias are taken from the tile in cache. Activation and residual follow a tile
+// while it is there (epilogue.h); in the gradient dz = dy f'(z) comes before. dweight: the tokens are the long
+// axis, so they are cut into chunks whose partial results are added in order.
 //
 // The products are our own because they are as fast as oneDNN's for these
 // shapes (README.md), do not repack x, and give a row the same bits whatever the
@@ -142,20 +143,22 @@ void pack_columns(Weight form, const T* w, int64_t stride, int64_t k, int64_t n,
   }
 }
 
-// y {rows, n} = x {rows, k} op(W) + bias in tiles; `visit(tile, first, count)`
-// is called once per row tile by the task that has it in cache.
-template <typename T, typename Visit>
+// y {rows, n} = x {rows, k} op(W) + bias in tiles; `before(tile, first, count)` is
+// called once per row tile, ahead of its product, if possible by the task that has
+// it in cache, and `end` done behind.
+template <typename T, typename Before>
 void product(int64_t rows, int64_t n, int64_t k, const T* x, int64_t x_stride, Weight form, const T* w,
-             int64_t w_stride, const T* bias, T* y, T* packed, Visit visit) {
+             int64_t w_stride, const T* bias, T* y, T* packed, const Epilogue<T>& end, const Before& before) {
   const Cut row_cut = cut_rows(rows);
 #if defined(__APPLE__)
   if constexpr (std::is_same_v<T, float>) {
     parallel_for(row_cut.count, [&](int64_t i) {
       const int64_t r = row_cut.first(i), m = row_cut.length(i);
+      before(i, r, m);
       gemm(Transpose::kNo, static_cast<Transpose>(form == Weight::kTransposed), m, n, k, T(1), x + r * x_stride,
            x_stride, w, w_stride, T(0), y + r * n, n);
       if (bias) add_bias(y + r * n, n, m, n, bias);
-      visit(i, r, m);
+      finish(end.at(r, 0, n), m, n, y + r * n, n);
     });
     return;
   }
@@ -168,12 +171,16 @@ void product(int64_t rows, int64_t n, int64_t k, const T* x, int64_t x_stride, W
   }
   // Columns are cut only where the rows alone give too few tasks.
   const Cut columns = cut_columns(n, pack_first ? div_ceil(8, row_cut.count) : n / kPanelCut);
+  if (columns.count > 1) {
+    parallel_for(row_cut.count, [&](int64_t i) { before(i, row_cut.first(i), row_cut.length(i)); });
+  }
   parallel_for(row_cut.count * columns.count, [&](int64_t task) {
     const int64_t i = task / columns.count, j = task % columns.count;
     const int64_t r = row_cut.first(i), m = row_cut.length(i), c0 = columns.first(j), c1 = columns.last(j);
+    if (columns.count == 1) before(i, r, m);
     if (!pack_first) pack_columns(form, w, w_stride, k, n, c0, c1, packed);
     multiply_packed(m, n, k, x + r * x_stride, x_stride, packed, c0, c1, bias, false, y + r * n, n);
-    if (j == 0) visit(i, r, m);
+    finish(end.at(r, c0, n), m, c1 - c0, y + r * n + c0, n);
   });
 }
 
@@ -222,24 +229,34 @@ template <typename T>
 void linear(const LinearParams<T>& p) {
   if (p.rows == 0 || p.out == 0) return;
   product(p.rows, p.out, p.in, p.x, p.x_stride, Weight::kTransposed, p.weight, p.weight_stride, p.bias, p.y,
-          p.workspace, [](int64_t, int64_t, int64_t) {});
+          p.workspace, p.end, [](int64_t, int64_t, int64_t) {});
 }
 
 template <typename T>
-void linear_vjp(const LinearVjpParams<T>& p) {
+void linear_vjp(const LinearVjpParams<T>& params) {
+  LinearVjpParams<T> p = params;
   T* packed = p.workspace;
   T* bias_parts = packed + (p.dx ? packed_size(p.out, p.in) : 0);
   const Cut row_cut = cut_rows(p.rows);
   T* weight_parts = bias_parts + (p.dbias ? std::max<int64_t>(1, row_cut.count) * p.out : 0);
 
-  const auto sum_tile = [&](int64_t tile, int64_t first, int64_t count) {
+  const bool active = p.activation != Activation::kNone;
+  if (active) {
+    p.dy = p.dz;
+    p.dy_stride = p.out;
+  }
+  const auto before = [&](int64_t tile, int64_t first, int64_t count) {
+    if (active) {
+      finish_gradient(p.activation, count, p.out, p.pre + first * p.out, params.dy + first * params.dy_stride,
+                      params.dy_stride, p.dz + first * p.out, p.out);
+    }
     if (p.dbias) column_sums(p.dy + first * p.dy_stride, p.dy_stride, count, p.out, bias_parts + tile * p.out);
   };
   if (p.dx && p.in > 0 && p.rows > 0) {
     product(p.rows, p.in, p.out, p.dy, p.dy_stride, Weight::kAsIs, p.weight, p.weight_stride,
-            static_cast<const T*>(nullptr), p.dx, packed, sum_tile);
-  } else if (p.dbias) {
-    parallel_for(row_cut.count, [&](int64_t i) { sum_tile(i, row_cut.first(i), row_cut.length(i)); });
+            static_cast<const T*>(nullptr), p.dx, packed, Epilogue<T>(), before);
+  } else if (p.dbias || active) {
+    parallel_for(row_cut.count, [&](int64_t i) { before(i, row_cut.first(i), row_cut.length(i)); });
   }
   if (p.dbias) sum_parts(bias_parts, row_cut.count, p.out, p.dbias);
   if (p.dweight) weight_gradient(p, weight_parts);

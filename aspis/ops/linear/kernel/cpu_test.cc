@@ -29,28 +29,36 @@ std::vector<T> random_values(const char* name, int64_t n) {
 
 template <typename T>
 struct Outputs {
-  std::vector<T> y, dx, dweight, dbias;
+  std::vector<T> y, dx, dweight, dbias, pre, dz;
 };
 
 // All results for rows with gaps of `gap` values; `plain` runs the definition.
+// With an activation there is a residual as well.
 template <typename T>
-Outputs<T> run(int64_t rows, int64_t in, int64_t out, int64_t gap = 0, bool plain = false) {
+Outputs<T> run(int64_t rows, int64_t in, int64_t out, int64_t gap = 0, bool plain = false,
+               Activation activation = Activation::kNone) {
   const auto x = random_values<T>("x", rows * (in + gap) + 1), w = random_values<T>("w", out * (in + gap) + 1);
   const auto b = random_values<T>("b", out), dy = random_values<T>("dy", rows * (out + gap) + 1);
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const auto fill = [&](int64_t n) { return std::vector<T>(n, nan); };
-  Outputs<T> o{fill(rows * out), fill(rows * in), fill(out * in), fill(out)};
+  Outputs<T> o{fill(rows * out), fill(rows * in), fill(out * in), fill(out), fill(rows * out), fill(rows * out)};
+  const auto residual = random_values<T>("residual", rows * (out + gap) + 1);
   std::vector<T> work(std::max(kernel::linear_workspace(rows, in, out),
                                kernel::linear_vjp_workspace(rows, in, out, true, true, true)) +
                           1,
                       nan);
-  const kernel::LinearParams<T> p{
+  kernel::LinearParams<T> p{
       rows,     in,         out,        x.data() + 1 * (gap > 0), in + gap, w.data() + 1 * (gap > 0), in + gap,
       b.data(), o.y.data(), work.data()};
-  const kernel::LinearVjpParams<T> g{
-      rows,       in,       out,       p.x,         p.weight,         dy.data(),
-      in + gap,   in + gap, out + gap, o.dx.data(), o.dweight.data(), o.dbias.data(),
-      work.data()};
+  kernel::LinearVjpParams<T> g{rows,       in,       out,       p.x,         p.weight,         dy.data(),
+                               in + gap,   in + gap, out + gap, o.dx.data(), o.dweight.data(), o.dbias.data(),
+                               work.data()};
+  if (activation != Activation::kNone) {
+    p.end = {activation, residual.data(), out + gap, o.pre.data()};
+    g.activation = activation;
+    g.pre = o.pre.data();
+    g.dz = o.dz.data();
+  }
   if (plain) {
     kernel::linear_reference(p);
     kernel::linear_vjp_reference(g);
@@ -114,15 +122,70 @@ TEST_CASE("linear kernel and its gradients match the definition, rows with gaps 
   force_isa("");
 }
 
+TEST_CASE("activation and residual behind the product, and their gradients, match the definition") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const Activation kind :
+         {Activation::kRelu, Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+      for (const auto [rows, in, out] : {Size{1, 5, 3}, Size{17, 64, 10}, Size{2, 9, 200}, Size{130, 128, 36}}) {
+        for (const int64_t gap : {0, 3}) {
+          CAPTURE(isa);
+          CAPTURE(static_cast<int>(kind));
+          CAPTURE(rows);
+          CAPTURE(gap);
+          const auto want = run<double>(rows, in, out, gap, true, kind);
+          const auto single = run<float>(rows, in, out, gap, false, kind);
+          const auto wide = run<double>(rows, in, out, gap, false, kind);
+          CHECK(error(single.y, want.y) < 1e-6);
+          CHECK(error(single.pre, want.pre) < 1e-6);
+          CHECK(error(single.dx, want.dx) < 2e-6);
+          CHECK(error(single.dweight, want.dweight) < 2e-6);
+          CHECK(error(single.dbias, want.dbias) < 2e-6);
+          CHECK(error(wide.y, want.y) < 1e-14);
+          CHECK(error(wide.dx, want.dx) < 1e-14);
+          CHECK(error(wide.dweight, want.dweight) < 1e-14);
+          CHECK(error(wide.dbias, want.dbias) < 1e-14);
+        }
+      }
+    }
+  }
+  force_isa("");
+}
+
+TEST_CASE("activations hand on what is not a number, and know their limits") {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    for (const Activation kind :
+         {Activation::kRelu, Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+      CAPTURE(static_cast<int>(kind));
+      std::vector<float> v{nan, inf, -30000.f, 30000.f, 0.f}, z = v, dz(5);
+      const std::vector<float> dy(5, 2.f);
+      kernel::finish<float>({kind, nullptr, 0, nullptr}, 1, 5, v.data(), 5);
+      CHECK(std::isnan(v[0]));
+      CHECK(v[1] == inf);
+      CHECK(v[2] == 0.f);
+      CHECK(v[3] == 30000.f);
+      CHECK(v[4] == 0.f);
+      kernel::finish_gradient(kind, 1, 5, z.data(), dy.data(), 5, dz.data(), 5);
+      CHECK((kind == Activation::kRelu ? dz[0] == 2.f : std::isnan(dz[0])));
+      CHECK(std::abs(dz[2]) < 1e-30f);
+      CHECK(dz[3] == 2.f);
+    }
+  }
+  force_isa("");
+}
+
 TEST_CASE("linear kernel gives the same bits for 1, 2, 3 and 7 threads") {
   for (const auto [rows, in, out] :
        {Size{1, 300, 200}, Size{40, 64, 256}, Size{777, 200, 130}, Size{5000, 24, 36}}) {
     CAPTURE(rows);
     set_num_threads(1);
-    const auto want = run<float>(rows, in, out);
+    const auto want = run<float>(rows, in, out, 0, false, Activation::kGelu);
     for (const int threads : {2, 3, 7}) {
       set_num_threads(threads);
-      const auto got = run<float>(rows, in, out);
+      const auto got = run<float>(rows, in, out, 0, false, Activation::kGelu);
       CHECK(same_bits(got.y, want.y));
       CHECK(same_bits(got.dx, want.dx));
       CHECK(same_bits(got.dweight, want.dweight));
@@ -140,12 +203,12 @@ TEST_CASE("a row of linear does not depend on how many rows there are") {
   for (const auto [most, in, out] :
        {Size{900, 768, 384}, Size{400, 64, 256}, Size{700, 128, 36}, Size{300, 33, 17}, Size{300, 1000, 10},
         Size{200, 2000, 300}, Size{300, 40, 1}, Size{300, 384, 1536}}) {
-    const auto all = run<float>(most, in, out);
+    const auto all = run<float>(most, in, out, 0, false, Activation::kSilu);
     for (const int64_t rows : {1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129, 143, 144, 196}) {
       CAPTURE(rows);
       CAPTURE(in);
       CAPTURE(out);
-      const auto some = run<float>(rows, in, out);
+      const auto some = run<float>(rows, in, out, 0, false, Activation::kSilu);
       CHECK(std::memcmp(some.y.data(), all.y.data(), some.y.size() * sizeof(float)) == 0);
       CHECK(std::memcmp(some.dx.data(), all.dx.data(), some.dx.size() * sizeof(float)) == 0);
     }

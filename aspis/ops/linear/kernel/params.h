@@ -2,10 +2,13 @@
 
 #include <cstdint>
 
+#include "aspis/ops/linear/kernel/epilogue.h"
+
 namespace aspis::kernel {
 
-/// y = x W^T + b. x {rows, in} and W {out, in} may have gaps between rows; y
-/// {rows, out} is dense. `bias` may be null.
+/// y = f(x W^T + b) + residual. x {rows, in}, W {out, in} and the residual may
+/// have gaps between rows; y {rows, out} is dense, and `end.pre` as well.
+/// `bias` may be null.
 template <typename T>
 struct LinearParams {
   int64_t rows = 0, in = 0, out = 0;
@@ -16,10 +19,12 @@ struct LinearParams {
   const T* bias = nullptr;
   T* y = nullptr;
   T* workspace = nullptr;  ///< linear_workspace() values
+  Epilogue<T> end = {};
 };
 
-/// dx = dy W {rows, in}, dweight = dy^T x {out, in}, dbias = sum of dy {out},
-/// all dense; a null output is not computed. dy, x and W may have gaps between rows.
+/// dz = dy f'(z), dx = dz W {rows, in}, dweight = dz^T x {out, in}, dbias = sum
+/// of dz {out}, all dense; a null output is not computed. dy, x and W may have
+/// gaps between rows.
 template <typename T>
 struct LinearVjpParams {
   int64_t rows = 0, in = 0, out = 0;
@@ -27,6 +32,9 @@ struct LinearVjpParams {
   int64_t x_stride = 0, weight_stride = 0, dy_stride = 0;
   T *dx = nullptr, *dweight = nullptr, *dbias = nullptr;
   T* workspace = nullptr;  ///< linear_vjp_workspace() values
+  Activation activation = Activation::kNone;
+  const T* pre = nullptr;  ///< z {rows, out} if there is an activation (for kRelu f(z) will do)
+  T* dz = nullptr;         ///< {rows, out}, written if there is an activation
 };
 
 }  // namespace aspis::kernel
