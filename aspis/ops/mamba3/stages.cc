@@ -64,8 +64,8 @@ mx::array decay_rate(const mx::array& v, const Mamba3Options& o, mx::Stream s) {
   return mx::minimum(mx::negative(f, s), number(-o.A_floor), s);
 }
 
-Weights weights_composed(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap, const Mamba3Options& o,
-                         mx::Stream s) {
+Weights weights_composed(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap,
+                         const Mamba3Options& o, mx::Stream s) {
   const auto dt = ops::softplus(o.dt_bias ? mx::add(dd_dt, *o.dt_bias, s) : dd_dt, s);
   const auto log = mx::multiply(decay_rate(dd_A, o, s), dt, s);
   const auto gamma = mx::multiply(dt, ops::sigmoid(trap, s), s);
@@ -366,7 +366,6 @@ mx::array phase_composed(const mx::array& angle, const mx::array& dt, const mx::
 // states will be needed; if it ran before, the backward pass runs it again.
 struct Plan {
   std::atomic<bool> wanted{false}, filled{false};
-  std::atomic<bool> ran_without{false};  ///< it ran before that
 };
 
 enum CoreInput { kLog, kW, kG, kV, kK, kQ, kInitial, kCoreInputs };
@@ -490,7 +489,23 @@ class Core : public ops::CpuPrimitive {
   const std::shared_ptr<Plan> plan_;
 };
 
-enum TurnedInput { kTLog, kTW, kTG, kTV, kTInitial, kTB, kTC, kTBBias, kTCBias, kTAngle, kTDt, kTPhase, kTD, kTZ };
+enum TurnedInput {
+  kTLog,
+  kTW,
+  kTG,
+  kTV,
+  kTInitial,
+  kTB,
+  kTC,
+  kTBBias,
+  kTCBias,
+  kTAngle,
+  kTDt,
+  kTPhase,
+  kTD,
+  kTZ,
+  kTurnedInputs
+};
 
 struct TurnedConfig {
   RotaryPairing pairing;
@@ -498,35 +513,98 @@ struct TurnedConfig {
   bool finish = false, D = false, z = false;
 };
 
-// The core with the keys and queries made inside. The backward pass makes them as
-// arrays and goes the way of the other form.
-class TurnedCorePrimitive : public ops::CpuPrimitive {
+// Params of the core with its keys and queries from the inputs of TurnedCorePrimitive.
+template <typename T>
+kernel::Mamba3CoreParams<T> turned_params(mx::cpu::CommandEncoder& encoder, const Arrays& in, const Borders& cu,
+                                          int64_t chunk, const TurnedConfig& c, const char* name) {
+  const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name); };
+  kernel::Mamba3CoreParams<T> p;
+  p.shape = core_shape(in[kTV], in[kTB].shape(4), cu, chunk);
+  if (c.phi) p.shape.angles = in[kTAngle].shape(2);
+  p.cu_seqlens = cu ? cu->data() : nullptr;
+  p.log = get(kTLog), p.w = get(kTW), p.g = get(kTG), p.v = get(kTV), p.initial = get(kTInitial);
+  p.key.groups = p.query.groups = in[kTB].shape(3);
+  p.key.pairs = c.pairing == RotaryPairing::kHalf ? kernel::RotaryPairs::kHalf : kernel::RotaryPairs::kAdjacent;
+  p.key.x = get(kTB), p.query.x = get(kTC);
+  if (c.B_bias) p.key.bias = get(kTBBias);
+  if (c.C_bias) p.query.bias = get(kTCBias);
+  if (c.phi) p.angle = get(kTAngle), p.dt = get(kTDt), p.initial_phi = get(kTPhase);
+  if (c.D) p.D = get(kTD);
+  if (c.z) p.z = get(kTZ);
+  return p;
+}
+
+// Inputs of the core, its states and what was before the gate, gradients of the output,
+// the last states and the last phases -> gradients of the inputs.
+class TurnedVjp : public ops::CpuPrimitive {
  public:
-  TurnedCorePrimitive(mx::Stream stream, Borders cu, int64_t chunk, const TurnedConfig& config)
-      : CpuPrimitive(stream), cu_(std::move(cu)), chunk_(chunk), config_(config), plan_(std::make_shared<Plan>()) {}
+  TurnedVjp(mx::Stream stream, Borders cu, int64_t chunk, const TurnedConfig& config, std::shared_ptr<Plan> plan)
+      : CpuPrimitive(stream), cu_(std::move(cu)), chunk_(chunk), config_(config), plan_(std::move(plan)) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     ops::dispatch_float(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
-      const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name()); };
-      kernel::Mamba3CoreParams<T> p;
-      p.shape = core_shape(in[kTV], in[kTB].shape(4), cu_, chunk_);
-      if (config_.phi) p.shape.angles = in[kTAngle].shape(2);
-      p.cu_seqlens = cu_ ? cu_->data() : nullptr;
-      p.log = get(kTLog), p.w = get(kTW), p.g = get(kTG), p.v = get(kTV), p.initial = get(kTInitial);
-      p.key.groups = p.query.groups = in[kTB].shape(3);
-      p.key.pairs = config_.pairing == RotaryPairing::kHalf ? kernel::RotaryPairs::kHalf : kernel::RotaryPairs::kAdjacent;
-      p.key.x = get(kTB), p.query.x = get(kTC);
-      if (config_.B_bias) p.key.bias = get(kTBBias);
-      if (config_.C_bias) p.query.bias = get(kTCBias);
+      kernel::Mamba3TurnedVjpParams<T> d;
+      auto& p = d.in = turned_params<T>(encoder, in, cu_, chunk_, config_, name());
+      const bool again = !plan_->filled;
+      if (again) {
+        // The forward pass ran before anyone asked for a gradient.
+        p.states = scratch<T>(encoder, p.shape.slots() * p.shape.heads * p.shape.state_size(), name());
+        p.y = scratch<T>(encoder, static_cast<int64_t>(in[kTV].size()), name());
+        if (config_.finish) p.out = scratch<T>(encoder, static_cast<int64_t>(in[kTV].size()), name());
+        p.final = scratch<T>(encoder, static_cast<int64_t>(in[kTInitial].size()), name());
+        if (config_.phi) p.last_phi = scratch<T>(encoder, static_cast<int64_t>(in[kTPhase].size()), name());
+      } else {
+        p.states = const_cast<T*>(in[kTurnedInputs].data<T>());
+        if (config_.z) p.y = const_cast<T*>(in[kTurnedInputs + 1].data<T>());
+      }
+      d.dout = ops::packed<T>(encoder, in[kTurnedInputs + 2], name());
+      d.dfinal = ops::packed<T>(encoder, in[kTurnedInputs + 3], name());
+      if (config_.phi) d.dlast_phi = ops::packed<T>(encoder, in[kTurnedInputs + 4], name());
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      const auto to = [&](int i) { return out[i].data<T>(); };
+      d.dlog = to(kTLog), d.dw = to(kTW), d.dg = to(kTG), d.dv = to(kTV), d.dinitial = to(kTInitial);
+      d.dB = to(kTB), d.dC = to(kTC);
+      if (config_.B_bias) d.dB_bias = to(kTBBias);
+      if (config_.C_bias) d.dC_bias = to(kTCBias);
+      if (config_.phi) d.dangle = to(kTAngle), d.ddt = to(kTDt), d.dinitial_phi = to(kTPhase);
+      if (config_.D) d.dD = to(kTD);
+      if (config_.z) d.dz = to(kTZ);
+      encoder.dispatch([d, again, cu = cu_] {
+        if (again) kernel::mamba3_core_spans(d.in);
+        kernel::mamba3_turned_vjp(d);
+      });
+    });
+  }
+  const char* name() const override { return "mamba3_core_vjp"; }
+
+ private:
+  const Borders cu_;
+  const int64_t chunk_;
+  const TurnedConfig config_;
+  const std::shared_ptr<Plan> plan_;
+};
+
+// The core with the keys and queries made inside.
+class TurnedCorePrimitive : public ops::CpuPrimitive {
+ public:
+  TurnedCorePrimitive(mx::Stream stream, Borders cu, int64_t chunk, const TurnedConfig& config)
+      : CpuPrimitive(stream),
+        cu_(std::move(cu)),
+        chunk_(chunk),
+        config_(config),
+        plan_(std::make_shared<Plan>()) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      auto p = turned_params<T>(encoder, in, cu_, chunk_, config_, name());
       ops::allocate(encoder, out[0], name());
       ops::allocate(encoder, out[1], name());
       ops::allocate(encoder, out[3], name());
-      if (config_.phi) {
-        p.angle = get(kTAngle), p.dt = get(kTDt), p.initial_phi = get(kTPhase);
-        p.last_phi = out[3].data<T>();
-      }
+      if (config_.phi) p.last_phi = out[3].data<T>();
       p.final = out[1].data<T>();
       const bool wanted = plan_->wanted;
       const auto keep = [&](mx::array& a, bool there) -> T* {
@@ -539,12 +617,9 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
         return nullptr;
       };
       p.states = keep(out[2], wanted);
-      T* const before = keep(out[4], wanted && config_.finish);
-      if (!wanted) plan_->ran_without = true;
+      T* const before = keep(out[4], wanted && config_.z);
       if (config_.finish) {
         p.out = out[0].data<T>(), p.y = before;
-        if (config_.D) p.D = get(kTD);
-        if (config_.z) p.z = get(kTZ);
       } else {
         p.y = out[0].data<T>();
       }
@@ -556,93 +631,39 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override {
     plan_->wanted = true;
-    const int heads = primals[kTV].shape(2);
-    const std::vector<int32_t> none;
-    const std::vector<int32_t>& cu = cu_ ? *cu_ : none;
-    // Keys, queries and last phases as arrays, from the inputs that there are.
-    std::vector<int> there{kTB, kTC};
-    if (config_.B_bias) there.push_back(kTBBias);
-    if (config_.C_bias) there.push_back(kTCBias);
-    if (config_.phi) there.insert(there.end(), {kTAngle, kTDt, kTPhase});
-    const auto turn = [this, heads, cu, there](const Arrays& a) {
-      const auto get = [&](int which) -> std::optional<mx::array> {
-        const auto at = std::find(there.begin(), there.end(), which);
-        return at == there.end() ? std::nullopt : std::optional(a[static_cast<size_t>(at - there.begin())]);
-      };
-      std::optional<mx::array> phi, last;
-      if (config_.phi) {
-        std::tie(phi, last) = mamba3_stages::phase(*get(kTAngle), *get(kTDt), *get(kTPhase), cu, stream());
-      }
-      Arrays out{mamba3_stages::rotate(a[0], get(kTBBias), phi, heads, config_.pairing, stream()),
-                 mamba3_stages::rotate(a[1], get(kTCBias), phi, heads, config_.pairing, stream())};
-      if (last) out.push_back(*last);
-      return out;
-    };
-    Arrays sources;
-    for (const int i : there) sources.push_back(primals[i]);
-    const Arrays turned = turn(sources);
-    // Behind the core: from the gradient of the output to those of y, v, D and z.
-    mx::array dy = cotangents[0];
-    std::vector<int> behind;
-    Arrays finish_gradients;
-    if (config_.finish) {
-      Mamba3Options o;
-      Arrays list{y_of(primals, outputs, turned), mx::squeeze(primals[kTV], 3, stream())};
-      if (config_.D) behind.push_back(kTD), list.push_back(primals[kTD]);
-      if (config_.z) behind.push_back(kTZ), list.push_back(primals[kTZ]);
-      const bool D = config_.D, z = config_.z;
-      finish_gradients = mx::vjp(
-                             [=, this](const Arrays& a) {
-                               Mamba3Options options;
-                               if (D) options.D = a[2];
-                               if (z) options.z = a.back();
-                               return Arrays{mamba3_stages::combine(a[0], a[1], options, stream())};
-                             },
-                             list, {cotangents[0]})
-                             .second;
-      dy = finish_gradients[0];
-    }
-    const Arrays inputs{primals[kTLog], primals[kTW],       primals[kTG], primals[kTV], turned[0],
-                        turned[1],      primals[kTInitial], outputs[2],   dy,           cotangents[1]};
+    Arrays inputs = primals;
+    for (const auto& a : {outputs[2], outputs[4], cotangents[0], cotangents[1], cotangents[3]})
+      inputs.push_back(a);
     std::vector<mx::Shape> shapes;
-    for (int i = 0; i < kCoreInputs; i++) shapes.push_back(inputs[i].shape());
-    const Arrays d = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
-                                            std::make_shared<CoreVjp>(stream(), cu_, chunk_, plan_), inputs);
-    Arrays back{d[kK], d[kQ]};
-    if (config_.phi) back.push_back(cotangents[3]);
-    const Arrays through = mx::vjp(turn, sources, back).second;
-    Arrays result;
-    for (const int i : argnums) {
-      const auto at = std::find(there.begin(), there.end(), i);
-      const auto after = std::find(behind.begin(), behind.end(), i);
-      if (after != behind.end()) {
-        result.push_back(finish_gradients[static_cast<size_t>(2 + (after - behind.begin()))]);
-      } else if (i == kTV && config_.D) {
-        result.push_back(mx::add(d[kV], mx::expand_dims(finish_gradients[1], 3, stream()), stream()));
-      } else if (at != there.end()) {
-        result.push_back(through[static_cast<size_t>(at - there.begin())]);
-      } else if (i <= kTInitial) {
-        constexpr int kOfCore[] = {kLog, kW, kG, kV, kInitial};
-        result.push_back(d[kOfCore[i]]);
-      } else {
-        result.push_back(mx::zeros_like(primals[i], stream()));
+    for (const auto& a : primals) shapes.push_back(a.shape());
+    const Arrays all =
+        mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), primals[0].dtype()),
+                               std::make_shared<TurnedVjp>(stream(), cu_, chunk_, config_, plan_), inputs);
+    const auto there = [&](int i) {
+      switch (i) {
+        case kTBBias:
+          return config_.B_bias;
+        case kTCBias:
+          return config_.C_bias;
+        case kTAngle:
+        case kTDt:
+        case kTPhase:
+          return config_.phi;
+        case kTD:
+          return config_.D;
+        case kTZ:
+          return config_.z;
+        default:
+          return true;
       }
-    }
-    return result;
+    };
+    Arrays wanted;
+    for (const int i : argnums) wanted.push_back(there(i) ? all[i] : mx::zeros_like(primals[i], stream()));
+    return wanted;
   }
   const char* name() const override { return "mamba3_core"; }
 
  private:
-  // What the finish started from: kept by the forward pass, or made again if that ran
-  // before anyone asked for a gradient.
-  mx::array y_of(const Arrays& primals, const Arrays& outputs, const Arrays& turned) {
-    if (!plan_->ran_without) return outputs[4];
-    return mx::array::make_arrays({primals[kTV].shape(), primals[kTInitial].shape(), outputs[2].shape()},
-                                  {3, primals[kTV].dtype()}, std::make_shared<Core>(stream(), cu_, chunk_),
-                                  {primals[kTLog], primals[kTW], primals[kTG], primals[kTV], turned[0], turned[1],
-                                   primals[kTInitial]})[0];
-  }
-
   const Borders cu_;
   const int64_t chunk_;
   const TurnedConfig config_;
@@ -803,9 +824,9 @@ std::pair<mx::array, mx::array> phase(const mx::array& angle, const mx::array& d
     return {phi, last_tokens(phi, cu_seqlens, initial, stream)};
   }
   const mx::Shape shape{angle.shape(0), angle.shape(1), dt.shape(2), angle.shape(2)};
-  const Arrays out = mx::array::make_arrays({shape, initial.shape()}, {2, angle.dtype()},
-                                            std::make_shared<Phase>(stream, borders_of(cu_seqlens)),
-                                            {angle, dt, initial});
+  const Arrays out =
+      mx::array::make_arrays({shape, initial.shape()}, {2, angle.dtype()},
+                             std::make_shared<Phase>(stream, borders_of(cu_seqlens)), {angle, dt, initial});
   return {out[0], out[1]};
 }
 
@@ -837,7 +858,8 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
   return {out[0], out[1]};
 }
 
-mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu, const mx::array& otherwise, mx::Stream s) {
+mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu, const mx::array& otherwise,
+                      mx::Stream s) {
   if (cu.empty()) return mx::squeeze(part(a, 1, a.shape(1) - 1, a.shape(1), s), 1, s);
   const int sequences = static_cast<int>(cu.size()) - 1;
   std::vector<int32_t> place;
@@ -867,7 +889,8 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
     if (phases) {
       std::tie(phi, last) = phase(phases->angle, phases->dt, phases->initial, cu_seqlens, stream);
     }
-    const auto k = rotate(B, B_bias, phi, heads, pairing, stream), q = rotate(C, C_bias, phi, heads, pairing, stream);
+    const auto k = rotate(B, B_bias, phi, heads, pairing, stream),
+               q = rotate(C, C_bias, phi, heads, pairing, stream);
     const auto [y, final] = core(log, w, g, v, k, q, initial, cu_seqlens, chunk, stream);
     if (!finish) return {y, final, last};
     Mamba3Options o;
@@ -895,9 +918,9 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
   const mx::Shape last = phases ? phases->initial.shape() : mx::Shape{1};
   mx::Shape result = v.shape();
   if (finish) result.erase(result.begin() + 3);
-  const Arrays out =
-      mx::array::make_arrays({result, initial.shape(), states, last, v.shape()}, std::vector<mx::Dtype>(5, v.dtype()),
-                             std::make_shared<TurnedCorePrimitive>(stream, cu, chunk, config), in);
+  const Arrays out = mx::array::make_arrays({result, initial.shape(), states, last, v.shape()},
+                                            std::vector<mx::Dtype>(5, v.dtype()),
+                                            std::make_shared<TurnedCorePrimitive>(stream, cu, chunk, config), in);
   return {out[0], out[1], phases ? std::optional(out[3]) : std::nullopt};
 }
 

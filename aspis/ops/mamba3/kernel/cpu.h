@@ -10,6 +10,9 @@ template <typename T>
 void mamba3_core(const Mamba3CoreParams<T>& p);
 template <typename T>
 void mamba3_core_vjp(const Mamba3CoreVjpParams<T>& p);
+/// Of any rank; keeps a few tokens of the gradients of keys and queries at a time.
+template <typename T>
+void mamba3_turned_vjp(const Mamba3TurnedVjpParams<T>& p);
 template <typename T>
 void mamba3_weights(const Mamba3WeightsParams<T>& p);
 template <typename T>

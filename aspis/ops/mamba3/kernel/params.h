@@ -7,8 +7,8 @@ namespace aspis::kernel {
 /// B batch, L length, H heads, R rank, P head dimension, N state, S rotary angles.
 struct Mamba3Shape {
   int64_t batch = 0, length = 0, heads = 0, rank = 1, headdim = 0, state = 0, angles = 0;
-  int64_t chunk = 64;     ///< tokens that are worked on together
-  int64_t sequences = 0;  ///< packed sequences (batch 1), or 0: each sample is one
+  int64_t chunk = 64;      ///< tokens that are worked on together
+  int64_t sequences = 0;   ///< packed sequences (batch 1), or 0: each sample is one
   bool recurrent = false;  ///< the forward core as a recurrence (spans.h) where that fits
 
   int64_t rows() const { return sequences > 0 ? sequences : batch; }
@@ -46,13 +46,13 @@ struct Mamba3CoreParams {
   const int32_t* cu_seqlens = nullptr;                 ///< {sequences + 1} if there are any
   const T *log = nullptr, *w = nullptr, *g = nullptr;  ///< {B, L, H}, log <= 0
   const T* v = nullptr;                                ///< {B, L, H, R, P}
-  const T *k = nullptr, *q = nullptr;                  ///< {B, L, H, R, N}; null in spans.h: from `key` and `query`
-  const T* initial = nullptr;                          ///< {rows, H, P, N}
-  T* y = nullptr;                                      ///< {B, L, H, R, P}
-  T* final = nullptr;                                  ///< {rows, H, P, N}
-  T* states = nullptr;                                 ///< null or {slots, H, N, P}: before each chunk
-  RotaryParams<T> key, query;                          ///< what k and q are made from, block by block; phi of neither
-  /// Rank 1 only: `out` = (y + D v) silu(z) in the same pass, y being kept only if it is there.
+  const T *k = nullptr, *q = nullptr;  ///< {B, L, H, R, N}; null in spans.h: from `key` and `query`
+  const T* initial = nullptr;          ///< {rows, H, P, N}
+  T* y = nullptr;                      ///< {B, L, H, R, P}
+  T* final = nullptr;                  ///< {rows, H, P, N}
+  T* states = nullptr;                 ///< null or {slots, H, N, P}: before each chunk
+  RotaryParams<T> key, query;          ///< what k and q are made from, block by block; phi of neither
+  /// Rank 1 only: `out` = (y + D v) silu(z) in the same pass; `y` is then null or takes what is before the gate.
   T* out = nullptr;      ///< {B, L, H, P}
   const T* D = nullptr;  ///< null or {H}
   const T* z = nullptr;  ///< null or {B, L, H, P}
@@ -70,6 +70,22 @@ struct Mamba3CoreVjpParams {
   T *dlog = nullptr, *dw = nullptr, *dg = nullptr;
   T *dv = nullptr, *dk = nullptr, *dq = nullptr;
   T* dinitial = nullptr;
+};
+
+/// Gradients of the core with keys and queries made inside, and of what may follow it.
+template <typename T>
+struct Mamba3TurnedVjpParams {
+  /// `key`, `query` and states as in the forward pass; with z, `y` is what was before
+  /// the gate. k, q, out, final and last_phi are not used.
+  Mamba3CoreParams<T> in;
+  const T* dout = nullptr;       ///< {B, L, H, R, P}: of out, or of y where nothing follows
+  const T* dfinal = nullptr;     ///< {rows, H, P, N}
+  const T* dlast_phi = nullptr;  ///< null without angles
+  T *dlog = nullptr, *dw = nullptr, *dg = nullptr, *dv = nullptr, *dinitial = nullptr;
+  T *dB = nullptr, *dC = nullptr;            ///< {B, L, R, G, N}
+  T *dB_bias = nullptr, *dC_bias = nullptr;  ///< null exactly if the bias is
+  T *dangle = nullptr, *ddt = nullptr, *dinitial_phi = nullptr;
+  T *dD = nullptr, *dz = nullptr;
 };
 
 /// What a token weighs, all {tokens, H}:

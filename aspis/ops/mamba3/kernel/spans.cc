@@ -34,7 +34,14 @@ class Head {
  public:
   // `turns` {tokens, S}: pi tanh(angle).
   Head(const Mamba3CoreParams<T>& p, const T* turns, const Sequence& q, int64_t index, int64_t h)
-      : p_(p), s_(p.shape), turns_(turns), q_(q), index_(index), h_(h), width_(width_of(s_)), tiles_(tiles_of(s_)) {
+      : p_(p),
+        s_(p.shape),
+        turns_(turns),
+        q_(q),
+        index_(index),
+        h_(h),
+        width_(width_of(s_)),
+        tiles_(tiles_of(s_)) {
     const int64_t tile = tiles_ * kSpan * kStateTile;
     Arena<T> memory{scratch<T>(3 * kMost * width_ + kSpan * width_ + 2 * kBlockSpans * (tile + kDecays) +
                                tiles_ * kStateTile * width_ + 2 * kMost * s_.state + 3 * s_.angles + 17 * 16)};
@@ -63,8 +70,7 @@ class Head {
       }
       const int64_t first = c * s_.chunk, n = std::min(s_.chunk, q_.length - first), step = kMost / s_.rank;
       for (int64_t i = 0; i < n; i += step) {
-        run_block(q_.batch * s_.length + q_.first + first + i, std::min(step, n - i),
-                  q_.length - first - i);
+        run_block(q_.batch * s_.length + q_.first + first + i, std::min(step, n - i), q_.length - first - i);
       }
     }
     turn(state_, width_, N, P, p_.final + at, N);
@@ -83,7 +89,8 @@ class Head {
     T parts[kMost];
     bool gives[kMost];
     for (int64_t i = 0; i < rows; i++) {
-      parts[i] = p_.w[(token + i / R) * s_.heads + h_] * decays_[i / kSpan * kDecays + kSquare + kSpan + i % kSpan];
+      parts[i] =
+          p_.w[(token + i / R) * s_.heads + h_] * decays_[i / kSpan * kDecays + kSquare + kSpan + i % kSpan];
       gives[i] = true;
     }
     for (int64_t m = 0; m < spans; m++) through[m] = decays_[m * kDecays + kSquare + kSpan - 1];
@@ -91,8 +98,7 @@ class Head {
     if (R == 1) {
       held.input({rows, spans * kSpan, P, width_, s_.heads * P, v, parts, gives, x_, given_});
     } else {
-      for (int64_t i = 0; i < rows; i++)
-        std::copy_n(v + (i / R * s_.heads * R + i % R) * P, P, x_ + i * width_);
+      for (int64_t i = 0; i < rows; i++) std::copy_n(v + (i / R * s_.heads * R + i % R) * P, P, x_ + i * width_);
       held.input({rows, spans * kSpan, width_, width_, width_, x_, parts, gives, x_, given_});
     }
     SpanBlock<T> block{spans, tiles_, N, P, width_};
@@ -123,7 +129,8 @@ class Head {
       int64_t tile = 0;
       for (; (tile + 1) * kStateTile <= N; tile++)
         std::copy_n(from + tile * kStateTile, kStateTile, row + tile * kSpan * kStateTile);
-      if (tile < tiles_) std::copy_n(from + tile * kStateTile, N - tile * kStateTile, row + tile * kSpan * kStateTile);
+      if (tile < tiles_)
+        std::copy_n(from + tile * kStateTile, N - tile * kStateTile, row + tile * kSpan * kStateTile);
     };
     if (p_.k) {
       keys_ = p_.k + (token * s_.heads + h_) * R * N, queries_ = p_.q + (token * s_.heads + h_) * R * N;
@@ -159,7 +166,8 @@ class Head {
         loops.sincos(A, phi_, cosine_, sine_);
       }
       for (int64_t r = 0; r < R; r++) {
-        const int64_t from = (((token + i) * R + r) * groups + g) * N, bias = (h_ * R + r) * N, to = (i * R + r) * N;
+        const int64_t from = (((token + i) * R + r) * groups + g) * N, bias = (h_ * R + r) * N,
+                      to = (i * R + r) * N;
         loops.sum(N, p_.key.x + from, p_.key.bias ? p_.key.bias + bias : nullptr, made_k_ + to);
         loops.sum(N, p_.query.x + from, p_.query.bias ? p_.query.bias + bias : nullptr, made_q_ + to);
         if (A == 0) continue;
@@ -214,7 +222,14 @@ class Head {
         weights[k * kSpan + j] = products[j] * (j < own ? decay[k * kSpan + j] * p_.w[at] : p_.g[at]);
       }
     }
-    SpanOutput<T> o{n, P, width_, decay + kSquare, kReached, kStart, weights, x_ + m * kSpan * width_,
+    SpanOutput<T> o{n,
+                    P,
+                    width_,
+                    decay + kSquare,
+                    kReached,
+                    kStart,
+                    weights,
+                    x_ + m * kSpan * width_,
                     y_ + m * kSpan * width_};
     o.last = last;
     T* const y = p_.y ? p_.y + (first * s_.heads + h_) * R * P : nullptr;
@@ -223,7 +238,7 @@ class Head {
       if (p_.out) {
         const int64_t at = (first * s_.heads + h_) * P;
         o.out = p_.out + at;
-        o.before_skip = p_.y ? y : nullptr;
+        o.before_gate = p_.y ? y : nullptr;
         if (p_.D) o.D = p_.D + h_;
         if (p_.z) o.z = p_.z + at, o.z_stride = s_.heads * P;
       } else {
@@ -242,7 +257,8 @@ class Head {
   const T* const turns_;
   const Sequence& q_;
   const int64_t index_, h_, width_, tiles_;
-  T *x_, *given_, *y_, *out_, *B_, *C_, *exponents_, *decays_, *state_, *made_k_, *made_q_, *cosine_, *sine_, *phi_;
+  T *x_, *given_, *y_, *out_, *B_, *C_, *exponents_, *decays_, *state_, *made_k_, *made_q_, *cosine_, *sine_,
+      *phi_;
   const T *keys_ = nullptr, *queries_ = nullptr;  // of the block
   int64_t token_stride_ = 0;
 };
@@ -257,10 +273,12 @@ template <typename T>
 void mamba3_core_spans(const Mamba3CoreParams<T>& p) {
   const std::vector<Sequence> sequences = sequences_of(p);
   const Mamba3Shape& s = p.shape;
-  const std::vector<T> turns = p.angle ? mamba3_parts::all_turns(s.tokens() * s.angles, p.angle) : std::vector<T>();
+  const std::vector<T> turns =
+      p.angle ? mamba3_parts::all_turns(s.tokens() * s.angles, p.angle) : std::vector<T>();
   parallel_for(s.rows() * s.heads, [&](int64_t task) {
     const int64_t index = task / s.heads;
-    Head<T>(p, p.angle ? turns.data() : nullptr, sequences[static_cast<size_t>(index)], index, task % s.heads).run();
+    Head<T>(p, p.angle ? turns.data() : nullptr, sequences[static_cast<size_t>(index)], index, task % s.heads)
+        .run();
   });
 }
 

@@ -159,7 +159,6 @@ HWY_ATTR void write_output(const SpanOutput<T>& r) {
       for (int64_t s = r.start[k], last = r.last ? r.last[k] : k; s <= last; s++)
         sum = hn::MulAdd(hn::Set(d, weights[s]), hn::LoadU(d, x + s * r.width), sum);
       const int64_t at = k * r.out_stride + c;
-      if (r.before_skip) simd::StoreTail(sum, d, r.before_skip + at, m);
       if (r.D) sum = hn::MulAdd(skip, hn::LoadU(d, x + k * r.width), sum);
       if (r.before_gate) simd::StoreTail(sum, d, r.before_gate + at, m);
       if (r.z) sum = hn::Mul(sum, simd::Silu(d, simd::LoadTail(d, r.z + k * r.z_stride + c, m)));

@@ -70,7 +70,6 @@ struct SpanOutput {
   T *out = nullptr, *before_gate = nullptr;  ///< {tokens, headdim} at distance out_stride; the latter may be null
   int64_t out_stride = 0;
   const int64_t* last = nullptr;  ///< {kSpan} where the sum over s ends, if that is not k
-  T* before_skip = nullptr;       ///< null, or what D x is added to, as `out`
 };
 
 template <typename T>
