@@ -9,7 +9,7 @@
 namespace aspis::golden {
 
 /// A family against a case of a golden file that holds images0, features0, logits0,
-/// map0.0 .. and the same for more sizes of images; gradients are those of the last size.
+/// map0.0 .. and the same for more sizes of images; gradients, if there are any, are those of the last size.
 template <typename Model, typename Config>
 void expect_golden_model(const Config& config, const std::string& name, const std::string& file,
                          bool training = false, double slack = 1) {
@@ -42,9 +42,8 @@ void expect_golden_model(const Config& config, const std::string& name, const st
     }
     REQUIRE(last > 0);
     const auto images = mx::astype(golden.at("in/images" + std::to_string(last - 1)), dtype);
-    if (dtype == mx::float64)
-      expect_gradients(
-          model, golden, dtype, [&] { return model.logits(images); }, 4 * slack);
+    XX expect_gradients(
+        model, golden, dtype, [&] { return model.logits(images); }, 4 * slack);
   }
 }
 

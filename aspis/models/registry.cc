@@ -12,6 +12,7 @@
 #include "aspis/models/vision_mamba.h"
 #include "aspis/models/vision_transformer.h"
 #include "aspis/models/vit.h"
+#include "aspis/models/vmamba.h"
 
 namespace aspis {
 namespace {
@@ -43,6 +44,7 @@ const std::vector<Family>& families() {
       family<VisionTransformer, VisionTransformerConfig>("vision_transformer"),
       family<Vim, VimConfig>("vim"),
       family<MambaVision, MambaVisionConfig>("mambavision"),
+      family<VMamba, VMambaConfig>("vmamba"),
       family<Vit, VitConfig>("vit"),
       family<ConvNext, ConvNextConfig>("convnext"),
       family<ResNet, ResNetConfig>("resnet"),
@@ -120,6 +122,24 @@ const std::vector<ModelEntry>& model_table() {
        R"({"model_type": "mambavision", "img_size": 256, "window_size": [8, 8, 16, 8], "dim": 256, "in_dim": 64, "depths": [3, 3, 20, 10], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.5, "layer_scale": 1e-5})"},
       {"mamba_vision_L3_512_21k", "mambavision", "MambaVision-L3 at 512 x 512",
        R"({"model_type": "mambavision", "img_size": 512, "window_size": [8, 8, 32, 16], "dim": 256, "in_dim": 64, "depths": [3, 3, 20, 10], "num_heads": [4, 8, 16, 32], "drop_path_rate": 0.5, "layer_scale": 1e-5})"},
+      {"vmamba_tiny_vanilla", "vmamba", "VMamba-T (Liu et al. 2024), the first one",
+       R"({"model_type": "vmamba", "drop_path_rate": 0.2})"},
+      {"vmamba_small_vanilla", "vmamba", "VMamba-S, the first one",
+       R"({"model_type": "vmamba", "depths": [2, 2, 27, 2], "drop_path_rate": 0.3})"},
+      {"vmamba_base_vanilla", "vmamba", "VMamba-B, the first one",
+       R"({"model_type": "vmamba", "dim": 128, "depths": [2, 2, 27, 2], "drop_path_rate": 0.6})"},
+      {"vmamba_tiny_s2l5", "vmamba", "VMamba-T, inner width 2, 5 blocks in level 2",
+       R"({"model_type": "vmamba", "depths": [2, 2, 5, 2], "drop_path_rate": 0.2, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
+      {"vmamba_small_s2l15", "vmamba", "VMamba-S, inner width 2, 15 blocks in level 2",
+       R"({"model_type": "vmamba", "depths": [2, 2, 15, 2], "drop_path_rate": 0.3, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
+      {"vmamba_base_s2l15", "vmamba", "VMamba-B, inner width 2, 15 blocks in level 2",
+       R"({"model_type": "vmamba", "dim": 128, "depths": [2, 2, 15, 2], "drop_path_rate": 0.6, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
+      {"vmamba_tiny_s1l8", "vmamba", "VMamba-T, inner width 1, 8 blocks in level 2",
+       R"({"model_type": "vmamba", "depths": [2, 2, 8, 2], "ssm_ratio": 1, "drop_path_rate": 0.2, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
+      {"vmamba_small_s1l20", "vmamba", "VMamba-S, inner width 1, 20 blocks in level 2",
+       R"({"model_type": "vmamba", "depths": [2, 2, 20, 2], "ssm_ratio": 1, "drop_path_rate": 0.3, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
+      {"vmamba_base_s1l20", "vmamba", "VMamba-B, inner width 1, 20 blocks in level 2",
+       R"({"model_type": "vmamba", "dim": 128, "depths": [2, 2, 20, 2], "ssm_ratio": 1, "drop_path_rate": 0.5, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
       {"vit_tiny_patch16_224", "vit", "ViT-Ti/16 (Dosovitskiy et al. 2021), timm's layout", R"({"model_type": "vit"})"},
       {"vit_small_patch16_224", "vit", "ViT-S/16", R"({"model_type": "vit", "embed_dim": 384, "num_heads": 6})"},
       {"vit_base_patch16_224", "vit", "ViT-B/16", R"({"model_type": "vit", "embed_dim": 768, "num_heads": 12})"},
