@@ -42,8 +42,9 @@ void expect_golden_model(const Config& config, const std::string& name, const st
     }
     REQUIRE(last > 0);
     const auto images = mx::astype(golden.at("in/images" + std::to_string(last - 1)), dtype);
-    XX expect_gradients(
-        model, golden, dtype, [&] { return model.logits(images); }, 4 * slack);
+    if (dtype == mx::float64 && golden.count("in/cotangent"))
+      expect_gradients(
+          model, golden, dtype, [&] { return model.logits(images); }, 4 * slack);
   }
 }
 

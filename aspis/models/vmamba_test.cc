@@ -37,7 +37,6 @@ TEST_CASE("vmamba_matches_the_golden_values_and_gradients_in_every_scan_mode") {
   golden::expect_golden_model<VMamba>(fast(), "fast", "vmamba");
   for (const char* mode : {"unidirectional", "bidirectional", "cascade"}) {
     VMambaConfig c = fast();
-    c.dim = 2;
     c.depths = {1, 1, 1, 1};
     c.scan_mode = mode;
     golden::expect_golden_model<VMamba>(c, mode, "vmamba");

@@ -159,5 +159,5 @@ case("vanilla", [(1, 32, 32), (2, 22, 37)], mode="cross", **vanilla)
 fast = dict(state=1, ratio=1, gate=False, conv_bias=False, mlp=2, patch=2, down=3)
 case("fast", [(1, 32, 32), (2, 19, 30)], mode="cross", **fast)
 for mode in ("unidirectional", "bidirectional", "cascade"):
-    case(mode, [(1, 13, 22)], mode == "cascade", 2, (1, 1, 1, 1), mode=mode, **fast)
+    case(mode, [(1, 13, 22)], mode == "cascade", 4, (1, 1, 1, 1), mode=mode, **fast)
 store.save("make_vmamba", SEED)
