@@ -2,8 +2,7 @@
 
 #include <mlx/ops.h>
 
-#include <numeric>
-
+#include "aspis/ops/channel_norm/channel_norm.h"
 #include "aspis/ops/conv/conv.h"
 
 namespace aspis {
@@ -53,23 +52,14 @@ mx::array BatchNorm::factor() const {
   return weight * mx::rsqrt(running_var + mx::array(epsilon_, running_var.dtype()));
 }
 
-mx::array BatchNorm::operator()(const mx::array& x) const {
-  if (!training()) {
-    const auto f = factor();
-    return x * f + (bias - running_mean * f);
-  }
-  std::vector<int> axes(x.ndim() - 1);
-  std::iota(axes.begin(), axes.end(), 0);
-  const auto mean = mx::mean(x, axes), var = mx::var(x, axes);
-  auto y = (x - mean) * mx::rsqrt(var + mx::array(epsilon_, x.dtype())) * weight + bias;
-  const float rows = static_cast<float>(x.size()) / static_cast<float>(x.shape(-1));
-  const auto follow = [&](mx::array& running, const mx::array& batch) {
-    const auto type = running.dtype();
-    running = mx::array(1 - momentum_, type) * running + mx::array(momentum_, type) * mx::stop_gradient(batch);
-  };
-  follow(running_mean, mean);
-  follow(running_var, var * mx::array(rows / std::max(rows - 1, 1.f), var.dtype()));
-  return y;
+mx::array BatchNorm::operator()(const mx::array& x, Activation activation,
+                                const std::optional<mx::array>& residual) const {
+  const ChannelNormOptions options{.eps = epsilon_, .activation = activation, .residual = residual};
+  if (!training()) return batch_norm(x, weight, bias, running_mean, running_var, options);
+  auto result = batch_norm_training(x, weight, bias, running_mean, running_var, momentum_, options);
+  running_mean = mx::astype(result.running_mean, running_mean.dtype());
+  running_var = mx::astype(result.running_var, running_var.dtype());
+  return result.y;
 }
 
 mx::array BatchNorm::after(const Conv2d& conv, const mx::array& x) const {

@@ -5,6 +5,7 @@
 
 #include "aspis/nn/init.h"
 #include "aspis/nn/module.h"
+#include "aspis/simd/activation.h"
 
 namespace aspis {
 
@@ -46,7 +47,9 @@ class BatchNorm final : public Module {
  public:
   BatchNorm(int64_t channels, const Init& init, float epsilon = 1e-5f, float momentum = 0.1f);
   std::string type_name() const override { return "BatchNorm"; }
-  mx::array operator()(const mx::array& x) const;
+  /// act(norm(x) + residual), in one pass over the data after the statistics.
+  mx::array operator()(const mx::array& x, Activation activation = Activation::kNone,
+                       const std::optional<mx::array>& residual = std::nullopt) const;
   /// norm(conv(x)). In inference the norm is folded into the weights of the
   /// convolution, so that it costs nothing.
   mx::array after(const Conv2d& conv, const mx::array& x) const;

@@ -62,6 +62,12 @@ template <class T>
 T Largest(const T* x, size_t n) {
   return MaxOfArray(hn::ScalableTag<T>(), int64_t(n), x);
 }
+void to_bf16_n(const float* x, Bf16* y, size_t n) {
+  MapArrays(hn::ScalableTag<float>(), int64_t(n), y, Itself(), x);
+}
+void to_float_n(const Bf16* x, float* y, size_t n) {
+  MapArrays(hn::ScalableTag<float>(), int64_t(n), y, Itself(), x);
+}
 float sum_f32(const float* x, size_t n) { return Sum(x, n); }
 double sum_f64(const double* x, size_t n) { return Sum(x, n); }
 float max_f32(const float* x, size_t n) { return Largest(x, n); }
@@ -80,6 +86,11 @@ namespace aspis {
   void name##_array(const double* x, double* y, std::size_t n) { HWY_DYNAMIC_DISPATCH(name##_f64)(x, y, n); }
 ASPIS_SIMD_FUNCTIONS(ASPIS_DEFINE)
 #undef ASPIS_DEFINE
+
+HWY_EXPORT(to_bf16_n);
+HWY_EXPORT(to_float_n);
+void bf16_array(const float* x, Bf16* y, std::size_t n) { HWY_DYNAMIC_DISPATCH(to_bf16_n)(x, y, n); }
+void float_array(const Bf16* x, float* y, std::size_t n) { HWY_DYNAMIC_DISPATCH(to_float_n)(x, y, n); }
 
 HWY_EXPORT(sum_f32);
 HWY_EXPORT(sum_f64);

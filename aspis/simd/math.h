@@ -2,6 +2,8 @@
 
 #include <cstddef>
 
+#include "aspis/simd/bf16.h"
+
 namespace aspis {
 
 // The vector functions of math-inl.h over plain arrays, on the calling thread,
@@ -55,6 +57,10 @@ ASPIS_DECLARE_ARRAY_FUNCTION(gelu_tanh_array)  ///< 0.5 x (1 + tanh(sqrt(2/pi) (
 ASPIS_DECLARE_ARRAY_FUNCTION(gelu_tanh_grad_array)
 
 #undef ASPIS_DECLARE_ARRAY_FUNCTION
+
+/// Conversion to and from bfloat16, to nearest even.
+void bf16_array(const float* x, Bf16* y, std::size_t n);
+void float_array(const Bf16* x, float* y, std::size_t n);
 
 /// Sum of n numbers in the fixed lane order of the active instruction set.
 float sum_array(const float* x, std::size_t n);

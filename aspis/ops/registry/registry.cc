@@ -5,6 +5,7 @@
 #include "aspis/ops/add_n/add_n_cases.h"
 #include "aspis/ops/attention/attention_cases.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d_cases.h"
+#include "aspis/ops/channel_norm/channel_norm_cases.h"
 #include "aspis/ops/conv/conv_cases.h"
 #include "aspis/ops/cross_entropy/cross_entropy_cases.h"
 #include "aspis/ops/cross_scan/cross_scan_cases.h"
@@ -30,7 +31,7 @@ const std::vector<harness::OpEntry>& op_registry() {
       causal_conv1d_entry(),  linear_entry(),        attention_entry(),     layer_norm_entry(),
       rms_norm_entry(),       softmax_entry(),       silu_entry(),          gelu_entry(),
       add_n_entry(),          cross_entropy_entry(), adamw_entry(),         grad_norm_entry(),
-      conv2d_entry(),         conv3d_entry(),
+      conv2d_entry(),         conv3d_entry(),        batch_norm_entry(),    group_norm_entry(),
   };
   return entries;
 }

@@ -1,31 +1,12 @@
 // Activation and residual behind a product, for one instruction set. Included
 // once per target by epilogue.cc.
 
-#include "aspis/simd/math-inl.h"
+#include "aspis/simd/activation-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
-
-template <Activation kKind, class D, class V = hn::Vec<D>>
-HWY_ATTR HWY_INLINE V activate(D d, V z) {
-  if constexpr (kKind == Activation::kRelu) return simd::ClampLow(d, z, 0);
-  if constexpr (kKind == Activation::kSilu) return simd::Silu(d, z);
-  if constexpr (kKind == Activation::kGelu) return simd::Gelu(d, z);
-  if constexpr (kKind == Activation::kGeluTanh) return simd::GeluTanh(d, z);
-  return z;
-}
-
-// dy f'(z). Where z is NaN, so is the result, but for ReLU, which hands dy on as PyTorch does.
-template <Activation kKind, class D, class V = hn::Vec<D>>
-HWY_ATTR HWY_INLINE V gradient(D d, V z, V dy) {
-  if constexpr (kKind == Activation::kRelu) return hn::IfThenZeroElse(hn::Le(z, hn::Zero(d)), dy);
-  if constexpr (kKind == Activation::kSilu) return hn::Mul(dy, simd::SiluGrad(d, z));
-  if constexpr (kKind == Activation::kGelu) return hn::Mul(dy, simd::GeluGrad(d, z));
-  if constexpr (kKind == Activation::kGeluTanh) return hn::Mul(dy, simd::GeluTanhGrad(d, z));
-  return dy;
-}
 
 template <Activation kKind, typename T>
 HWY_ATTR void finish_rows(const Epilogue<T>& e, int64_t rows, int64_t columns, T* y, int64_t stride) {
@@ -39,7 +20,7 @@ HWY_ATTR void finish_rows(const Epilogue<T>& e, int64_t rows, int64_t columns, T
     for (; c + lanes <= columns; c += lanes) {
       auto v = hn::LoadU(d, row + c);
       if (pre) hn::StoreU(v, d, pre + c);
-      v = activate<kKind>(d, v);
+      v = simd::Activate<kKind>(d, v);
       if (residual) v = hn::Add(v, hn::LoadU(d, residual + c));
       hn::StoreU(v, d, row + c);
     }
@@ -47,7 +28,7 @@ HWY_ATTR void finish_rows(const Epilogue<T>& e, int64_t rows, int64_t columns, T
     const size_t n = static_cast<size_t>(columns - c);
     auto v = simd::LoadTail(d, row + c, n);
     if (pre) simd::StoreTail(v, d, pre + c, n);
-    v = activate<kKind>(d, v);
+    v = simd::Activate<kKind>(d, v);
     if (residual) v = hn::Add(v, simd::LoadTail(d, residual + c, n));
     simd::StoreTail(v, d, row + c, n);
   }
@@ -61,48 +42,27 @@ HWY_ATTR void gradient_rows(int64_t rows, int64_t columns, const T* z, const T* 
   for (int64_t r = 0; r < rows; r++, z += stride, dy += dy_stride, dz += stride) {
     int64_t c = 0;
     for (; c + lanes <= columns; c += lanes) {
-      hn::StoreU(gradient<kKind>(d, hn::LoadU(d, z + c), hn::LoadU(d, dy + c)), d, dz + c);
+      hn::StoreU(simd::ActivationGrad<kKind>(d, hn::LoadU(d, z + c), hn::LoadU(d, dy + c)), d, dz + c);
     }
     if (c == columns) continue;
     const size_t n = static_cast<size_t>(columns - c);
-    simd::StoreTail(gradient<kKind>(d, simd::LoadTail(d, z + c, n), simd::LoadTail(d, dy + c, n)), d, dz + c, n);
+    simd::StoreTail(simd::ActivationGrad<kKind>(d, simd::LoadTail(d, z + c, n), simd::LoadTail(d, dy + c, n)), d,
+                    dz + c, n);
   }
 }
 
 template <typename T>
 HWY_ATTR void finish_any(const Epilogue<T>& e, int64_t rows, int64_t columns, T* y, int64_t stride) {
-  switch (e.activation) {
-    case Activation::kNone:
-      return finish_rows<Activation::kNone>(e, rows, columns, y, stride);
-    case Activation::kRelu:
-      return finish_rows<Activation::kRelu>(e, rows, columns, y, stride);
-    case Activation::kSilu:
-      return finish_rows<Activation::kSilu>(e, rows, columns, y, stride);
-    case Activation::kGelu:
-      return finish_rows<Activation::kGelu>(e, rows, columns, y, stride);
-    case Activation::kGeluTanh:
-      return finish_rows<Activation::kGeluTanh>(e, rows, columns, y, stride);
-  }
+  simd::WithActivation(
+      e.activation, [&](auto kind) HWY_ATTR { finish_rows<decltype(kind)::value>(e, rows, columns, y, stride); });
 }
 
 template <typename T>
 HWY_ATTR void gradient_any(Activation activation, int64_t rows, int64_t columns, const T* z, const T* dy,
                            int64_t dy_stride, T* dz, int64_t stride) {
-  const auto run = [&](auto kind) HWY_ATTR {
+  simd::WithActivation(activation, [&](auto kind) HWY_ATTR {
     gradient_rows<decltype(kind)::value>(rows, columns, z, dy, dy_stride, dz, stride);
-  };
-  switch (activation) {
-    case Activation::kNone:
-      return run(std::integral_constant<Activation, Activation::kNone>());
-    case Activation::kRelu:
-      return run(std::integral_constant<Activation, Activation::kRelu>());
-    case Activation::kSilu:
-      return run(std::integral_constant<Activation, Activation::kSilu>());
-    case Activation::kGelu:
-      return run(std::integral_constant<Activation, Activation::kGelu>());
-    case Activation::kGeluTanh:
-      return run(std::integral_constant<Activation, Activation::kGeluTanh>());
-  }
+  });
 }
 
 #define ASPIS_EPILOGUE_INSTANCE(T, suffix)                                                                       \

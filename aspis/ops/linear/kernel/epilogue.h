@@ -2,13 +2,7 @@
 
 #include <cstdint>
 
-namespace aspis {
-
-/// What follows a product, elementwise: nothing, max(z, 0), z sigmoid(z),
-/// z Phi(z), or the tanh form of the latter (see `gelu`).
-enum class Activation : uint8_t { kNone, kRelu, kSilu, kGelu, kGeluTanh };
-
-}  // namespace aspis
+#include "aspis/simd/activation.h"
 
 /// The end of a product, done by the task that has its part of the result in
 /// cache. T is float or double; an element is computed by the same instructions
