@@ -239,12 +239,6 @@ BatchNormResult batch_norm_training(const mx::array& x, const std::optional<mx::
   const auto stream = mx::to_stream(s);
   constexpr const char* kName = "batch_norm";
   const mx::Dtype storage = check(kName, x, weight, bias, options, &running_mean, &running_var);
-  require(static_cast<int64_t>(x.size()) > x.shape(-1), [&] {
-    return Error::Parts{.where = kName,
-                        .required = "training needs more than one value a channel",
-                        .got = "x " + ops::to_string(x.shape()),
-                        .hint = "a larger batch, or the running statistics"};
-  });
   require(momentum >= 0 && momentum <= 1, [&] {
     return Error::Parts{
         .where = kName, .required = "momentum must lie in [0, 1]", .got = std::to_string(momentum), .hint = "0.1"};

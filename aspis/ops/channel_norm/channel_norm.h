@@ -27,9 +27,9 @@ struct BatchNormResult {
 /// the statistics are those of the batch, and the running ones follow them as in
 /// PyTorch, (1 - momentum) old + momentum batch with the unbiased variance.
 ///
-/// @param x       {..., C}, floating point, more than one value a channel. bfloat16
-///                is read and written as such and computed in float32; float16
-///                goes through float32
+/// @param x       {..., C}, floating point (one value a channel gives the bias and no
+///                gradient, where PyTorch refuses). bfloat16 is read and written as such and computed in float32;
+///                float16 goes through float32
 /// @param weight  {C}, or none for ones
 /// @param bias    {C}, or none for zeros
 /// @param running_mean, running_var {C}

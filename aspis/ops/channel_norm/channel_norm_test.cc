@@ -69,16 +69,19 @@ TEST_CASE("channel norms refuse what they cannot take with one sentence") {
                        "[batch_norm] weight must have shape {C} = {4}; got {3}", Error);
   CHECK_THROWS_WITH_AS(group_norm(x, 3, std::nullopt, std::nullopt),
                        "[group_norm] groups must divide the 4 channels; got 3", Error);
-  CHECK_THROWS_WITH_AS(batch_norm_training(mx::zeros({1, 4}), std::nullopt, std::nullopt, stats, stats),
-                       "[batch_norm] training needs more than one value a channel; got x {1, 4}. Try: a larger "
-                       "batch, or the running "
-                       "statistics",
-                       Error);
   CHECK_THROWS_WITH_AS(group_norm(mx::zeros({2, 3, 4}, mx::int32), 2, std::nullopt, std::nullopt),
                        "[group_norm] x must be a real floating-point array; got int32", Error);
   CHECK_THROWS_AS(group_norm(mx::zeros({4}), 2, std::nullopt, std::nullopt), Error);
   CHECK_THROWS_AS(batch_norm(x, std::nullopt, std::nullopt, stats, stats, {.eps = -1}), Error);
-  CHECK_THROWS_AS(batch_norm(x, std::nullopt, std::nullopt, stats, stats, {.activation = Activation::kTanh}),
-                  Error);
   CHECK_THROWS_AS(batch_norm_training(x, std::nullopt, std::nullopt, stats, stats, 2.f), Error);
+}
+
+TEST_CASE("batch_norm of one value a channel is the bias, with a gradient of zero") {
+  const auto x = mx::array({3.f, -2.f}, {1, 2}), w = mx::array({2.f, 0.7f}), b = mx::array({0.5f, 1.f});
+  const auto run = [&](const mx::array& v) {
+    return batch_norm_training(v, w, b, mx::zeros({2}), mx::ones({2})).y;
+  };
+  CHECK(mx::array_equal(run(x), mx::reshape(b, {1, 2})).item<bool>());
+  CHECK(mx::array_equal(mx::grad([&](const mx::array& v) { return mx::sum(run(v)); })(x), mx::zeros({1, 2}))
+            .item<bool>());
 }

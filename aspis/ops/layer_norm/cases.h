@@ -30,4 +30,14 @@ inline const std::vector<LayerNormCase> kLayerNormCases = {
     {{16, 1024, 768}, true, true, true, harness::kPerf},
 };
 
+/// Of layer_norm_channels_first: {B, N, ...} without a residual.
+inline const std::vector<LayerNormCase> kChannelsFirstCases = {
+    {{2, 3, 5}, false, true, true, harness::kCheck | harness::kGrad},
+    {{2, 4, 2, 3}, false, false, true, harness::kCheck | harness::kGrad},
+    {{3, 5}, false, true, false, harness::kCheck | harness::kGrad},
+    {{2, 1, 3}, false, true, true, harness::kCheck},
+    {{2, 40, 17, 19}, false, true, true, harness::kCheck},
+    {{8, 96, 56, 56}, false, true, true, harness::kPerf},
+};
+
 }  // namespace aspis

@@ -14,4 +14,11 @@ mx::array layer_norm_composed(const mx::array& x, const std::optional<mx::array>
   return mx::astype(y, x.dtype(), s);
 }
 
+mx::array layer_norm_channels_first_composed(const mx::array& x, const std::optional<mx::array>& weight,
+                                             const std::optional<mx::array>& bias, float eps,
+                                             mx::StreamOrDevice s) {
+  const auto last = mx::moveaxis(x, 1, -1, s);
+  return mx::moveaxis(layer_norm_composed(last, weight, bias, eps, s), -1, 1, s);
+}
+
 }  // namespace aspis

@@ -1,135 +1,20 @@
 #include "aspis/ops/layer_norm/layer_norm.h"
 
-#include <algorithm>
-
-#include "aspis/ops/common/rows.h"
-#include "aspis/ops/layer_norm/kernel/cpu.h"
+#include "aspis/ops/common/storage.h"
+#include "aspis/ops/row_norm/row_norm.h"
 
 namespace aspis {
 namespace {
 
-// What a call has beside x; fixes the order of a primitive's inputs.
-struct Parts {
-  bool residual = false, weight = false, bias = false;
-  float eps = 0;
-  bool operator==(const Parts&) const = default;
-};
-
-class LayerNormVjp : public ops::CpuPrimitive {
- public:
-  LayerNormVjp(mx::Stream s, Parts parts) : CpuPrimitive(s), parts_(parts) {}
-
-  // {h, dy, dsum?, weight?} -> {dx, dweight?, dbias?}
-  void eval_cpu(const Arrays& in, Arrays& out) override {
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      kernel::LayerNormVjpParams<T> p;
-      p.rows = ops::row_count(out[0]);
-      p.length = out[0].shape(-1);
-      p.eps = parts_.eps;
-      const auto h = ops::rows<T>(encoder, in[0], name()), dy = ops::rows<T>(encoder, in[1], name());
-      p.h = h.data;
-      p.h_stride = h.stride;
-      p.dy = dy.data;
-      p.dy_stride = dy.stride;
-      if (parts_.residual) {
-        const auto dsum = ops::rows<T>(encoder, in[2], name());
-        p.dsum = dsum.data;
-        p.dsum_stride = dsum.stride;
-      }
-      ops::allocate(encoder, out[0], name());
-      p.dx = out[0].data<T>();
-      const auto scratch_bytes = static_cast<size_t>(kernel::layer_norm_vjp_scratch(p.rows, p.length)) * sizeof(T);
-      if (parts_.weight) {
-        p.weight = ops::packed<T>(encoder, in.back(), name());
-        ops::allocate(encoder, out[1], name());
-        p.dweight = out[1].data<T>();
-        p.dweight_scratch = static_cast<T*>(ops::allocate_scratch(encoder, scratch_bytes, name()));
-      }
-      if (parts_.bias) {
-        ops::allocate(encoder, out.back(), name());
-        p.dbias = out.back().data<T>();
-        p.dbias_scratch = static_cast<T*>(ops::allocate_scratch(encoder, scratch_bytes, name()));
-      }
-      encoder.dispatch([p] { kernel::layer_norm_vjp(p); });
-    });
-  }
-
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    std::vector<mx::Shape> shapes = {in[0].shape()};
-    for (int i = 0; i < parts_.weight + parts_.bias; i++) shapes.push_back({in[0].shape(-1)});
-    return shapes;
-  }
-  bool is_equivalent(const mx::Primitive& other) const override {
-    return parts_ == static_cast<const LayerNormVjp&>(other).parts_;
-  }
-  const char* name() const override { return "layer_norm_vjp"; }
-
- private:
-  Parts parts_;
-};
-
-class LayerNorm : public ops::CpuPrimitive {
- public:
-  LayerNorm(mx::Stream s, Parts parts) : CpuPrimitive(s), parts_(parts) {}
-
-  // {x, residual?, weight?, bias?} -> {y, sum?}
-  void eval_cpu(const Arrays& in, Arrays& out) override {
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      kernel::LayerNormParams<T> p;
-      p.rows = ops::row_count(out[0]);
-      p.length = out[0].shape(-1);
-      p.eps = parts_.eps;
-      const auto x = ops::rows<T>(encoder, in[0], name());
-      p.x = x.data;
-      p.x_stride = x.stride;
-      if (parts_.residual) {
-        const auto residual = ops::rows<T>(encoder, in[1], name());
-        p.residual = residual.data;
-        p.residual_stride = residual.stride;
-        ops::allocate(encoder, out[1], name());
-        p.sum = out[1].data<T>();
-      }
-      if (parts_.weight) p.weight = ops::packed<T>(encoder, in[parts_.residual ? 2 : 1], name());
-      if (parts_.bias) p.bias = ops::packed<T>(encoder, in.back(), name());
-      ops::allocate(encoder, out[0], name());
-      p.y = out[0].data<T>();
-      encoder.dispatch([p] { kernel::layer_norm(p); });
-    });
-  }
-
-  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
-             const Arrays& outputs) override {
-    Arrays inputs = {parts_.residual ? outputs[1] : primals[0], cotangents[0]};
-    if (parts_.residual) inputs.push_back(cotangents[1]);
-    const mx::Dtype dtype = primals[0].dtype();
-    const int residual = parts_.residual ? 1 : 0;
-    if (parts_.weight) inputs.push_back(primals[residual + 1]);
-    std::vector<mx::Shape> shapes = {primals[0].shape()};
-    for (size_t i = residual + 1; i < primals.size(); i++) shapes.push_back(primals[i].shape());
-    const auto gradients =
-        mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), dtype),
-                               std::make_shared<LayerNormVjp>(stream(), parts_), inputs);
-    Arrays result;
-    // x and residual share their gradient.
-    for (const int a : argnums) result.push_back(gradients[std::max(0, a - residual)]);
-    return result;
-  }
-
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    return std::vector<mx::Shape>(parts_.residual ? 2 : 1, in[0].shape());
-  }
-  bool is_equivalent(const mx::Primitive& other) const override {
-    return parts_ == static_cast<const LayerNorm&>(other).parts_;
-  }
-  const char* name() const override { return "layer_norm"; }
-
- private:
-  Parts parts_;
-};
+void check_affine(const char* op, mx::ShapeElem length, const std::optional<mx::array>& weight,
+                  const std::optional<mx::array>& bias, float eps) {
+  if (weight) ops::require_shape(op, "weight", *weight, {length}, "{N}");
+  if (bias) ops::require_shape(op, "bias", *bias, {length}, "{N}");
+  require(eps >= 0, [&] {
+    return Error::Parts{
+        .where = op, .required = "eps must be 0 or more", .got = std::to_string(eps), .hint = "1e-5"};
+  });
+}
 
 void check(const char* op, const mx::array& x, const std::optional<mx::array>& weight,
            const std::optional<mx::array>& bias, float eps) {
@@ -139,27 +24,7 @@ void check(const char* op, const mx::array& x, const std::optional<mx::array>& w
                         .got = ops::to_string(x.shape()),
                         .hint = ""};
   });
-  if (weight) ops::require_shape(op, "weight", *weight, {x.shape(-1)}, "{N}");
-  if (bias) ops::require_shape(op, "bias", *bias, {x.shape(-1)}, "{N}");
-  require(eps >= 0, [&] {
-    return Error::Parts{
-        .where = op, .required = "eps must be 0 or more", .got = std::to_string(eps), .hint = "1e-5"};
-  });
-}
-
-Arrays run(const mx::array& x, const std::optional<mx::array>& residual, const std::optional<mx::array>& weight,
-           const std::optional<mx::array>& bias, float eps, mx::Dtype dtype, mx::Stream stream) {
-  Arrays inputs = {mx::astype(x, dtype, stream)};
-  if (residual) inputs.push_back(mx::astype(*residual, dtype, stream));
-  if (weight) inputs.push_back(mx::astype(*weight, dtype, stream));
-  if (bias) inputs.push_back(mx::astype(*bias, dtype, stream));
-  const size_t count = residual ? 2 : 1;
-  auto outputs = mx::array::make_arrays(
-      std::vector<mx::Shape>(count, x.shape()), std::vector<mx::Dtype>(count, dtype),
-      std::make_shared<LayerNorm>(stream, Parts{residual.has_value(), weight.has_value(), bias.has_value(), eps}),
-      inputs);
-  for (auto& o : outputs) o = mx::astype(o, x.dtype(), stream);
-  return outputs;
+  check_affine(op, x.shape(-1), weight, bias, eps);
 }
 
 }  // namespace
@@ -167,13 +32,13 @@ Arrays run(const mx::array& x, const std::optional<mx::array>& residual, const s
 mx::array layer_norm(const mx::array& x, const std::optional<mx::array>& weight,
                      const std::optional<mx::array>& bias, float eps, mx::StreamOrDevice s) {
   const auto stream = mx::to_stream(s);
-  const mx::Dtype dtype = ops::compute_dtype(
-      "layer_norm", {{"x", &x}, {"weight", weight ? &*weight : nullptr}, {"bias", bias ? &*bias : nullptr}});
+  const mx::Dtype storage = ops::storage_dtype(
+      "layer_norm", x, {{"x", &x}, {"weight", weight ? &*weight : nullptr}, {"bias", bias ? &*bias : nullptr}});
   check("layer_norm", x, weight, bias, eps);
   if (ops::choose_back_end("layer_norm", stream) == ops::BackEnd::kComposed) {
     return layer_norm_composed(x, weight, bias, eps, stream);
   }
-  return run(x, std::nullopt, weight, bias, eps, dtype, stream)[0];
+  return ops::row_norm(x, {.eps = eps, .weight = weight, .bias = bias}, storage, stream)[0];
 }
 
 std::pair<mx::array, mx::array> add_layer_norm(const mx::array& x, const mx::array& residual,
@@ -181,18 +46,39 @@ std::pair<mx::array, mx::array> add_layer_norm(const mx::array& x, const mx::arr
                                                const std::optional<mx::array>& bias, float eps,
                                                mx::StreamOrDevice s) {
   const auto stream = mx::to_stream(s);
-  const mx::Dtype dtype = ops::compute_dtype("add_layer_norm", {{"x", &x},
-                                                                {"residual", &residual},
-                                                                {"weight", weight ? &*weight : nullptr},
-                                                                {"bias", bias ? &*bias : nullptr}});
+  const mx::Dtype storage = ops::storage_dtype("add_layer_norm", x,
+                                               {{"x", &x},
+                                                {"residual", &residual},
+                                                {"weight", weight ? &*weight : nullptr},
+                                                {"bias", bias ? &*bias : nullptr}});
   check("add_layer_norm", x, weight, bias, eps);
   ops::require_shape("add_layer_norm", "residual", residual, x.shape(), "of x");
   if (ops::choose_back_end("add_layer_norm", stream) == ops::BackEnd::kComposed) {
     const auto sum = mx::astype(mx::add(x, residual, stream), x.dtype(), stream);
     return {layer_norm_composed(sum, weight, bias, eps, stream), sum};
   }
-  const auto outputs = run(x, residual, weight, bias, eps, dtype, stream);
+  const auto outputs =
+      ops::row_norm(x, {.eps = eps, .residual = residual, .weight = weight, .bias = bias}, storage, stream);
   return {outputs[0], outputs[1]};
+}
+
+mx::array layer_norm_channels_first(const mx::array& x, const std::optional<mx::array>& weight,
+                                    const std::optional<mx::array>& bias, float eps, mx::StreamOrDevice s) {
+  const auto stream = mx::to_stream(s);
+  constexpr const char* kName = "layer_norm_channels_first";
+  const mx::Dtype storage = ops::storage_dtype(
+      kName, x, {{"x", &x}, {"weight", weight ? &*weight : nullptr}, {"bias", bias ? &*bias : nullptr}});
+  require(x.ndim() >= 2 && x.shape(1) > 0, [&] {
+    return Error::Parts{.where = kName,
+                        .required = "x must be {B, N, ...} with at least one channel",
+                        .got = ops::to_string(x.shape()),
+                        .hint = ""};
+  });
+  check_affine(kName, x.shape(1), weight, bias, eps);
+  if (ops::choose_back_end(kName, stream) == ops::BackEnd::kComposed) {
+    return layer_norm_channels_first_composed(x, weight, bias, eps, stream);
+  }
+  return ops::column_norm(x, {.eps = eps, .weight = weight, .bias = bias}, storage, stream);
 }
 
 }  // namespace aspis

@@ -2,9 +2,12 @@
 
 #include <mlx/ops.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "aspis/ops/layer_norm/cases.h"
-#include "aspis/ops/layer_norm/kernel/reference.h"
 #include "aspis/ops/layer_norm/layer_norm.h"
+#include "aspis/ops/row_norm/kernel/reference.h"
 
 namespace aspis {
 
@@ -17,7 +20,7 @@ constexpr float kEps = 1e-5f;
 harness::Tensors reference(const LayerNormCase& c, const harness::Tensors& in) {
   const harness::Tensor& x = in[0];
   harness::Tensors out(c.residual ? 2 : 1, harness::Tensor{x.shape, std::vector<double>(x.data.size())});
-  kernel::LayerNormParams<double> p;
+  kernel::RowNormParams<double> p;
   p.length = x.shape.back();
   p.rows = x.size() / p.length;
   p.eps = kEps;
@@ -28,7 +31,7 @@ harness::Tensors reference(const LayerNormCase& c, const harness::Tensors& in) {
   p.bias = c.bias ? in.back().data.data() : nullptr;
   p.y = out[0].data.data();
   p.sum = c.residual ? out[1].data.data() : nullptr;
-  kernel::layer_norm_reference(p);
+  kernel::row_norm_reference(p);
   return out;
 }
 
@@ -71,7 +74,55 @@ harness::OpInstance instance_of(const LayerNormCase& c) {
   return {plain, op, composed};
 }
 
+// {B, N, ...} as rows of N, or back.
+std::vector<double> turned(const std::vector<double>& v, const std::vector<int>& shape, bool back) {
+  const int64_t samples = shape[0], channels = shape[1];
+  const int64_t positions = static_cast<int64_t>(v.size()) / std::max<int64_t>(1, samples * channels);
+  std::vector<double> out(v.size());
+  for (int64_t i = 0; i < static_cast<int64_t>(v.size()); i++) {
+    const int64_t s = i / (channels * positions), c = i / positions % channels, p = i % positions;
+    const int64_t row = (s * positions + p) * channels + c;
+    out[back ? i : row] = v[back ? row : i];
+  }
+  return out;
+}
+
+harness::OpInstance channels_first_instance_of(const LayerNormCase& c) {
+  harness::OpInstance instance = instance_of(c);
+  auto& plain = instance.plain;
+  for (size_t i = 1; i < plain.inputs.size(); i++) plain.inputs[i].shape = {c.shape[1]};
+  plain.reference = [c](const harness::Tensors& in) {
+    const int channels = c.shape[1];
+    harness::Tensors rows = in;
+    rows[0].data = turned(in[0].data, c.shape, false);
+    rows[0].shape = {static_cast<int>(in[0].size()) / channels, channels};
+    auto out = reference(c, rows);
+    out[0] = {c.shape, turned(out[0].data, c.shape, true)};
+    return out;
+  };
+  instance.op = [c](const harness::Arrays& in) -> harness::Arrays {
+    return {layer_norm_channels_first(in[0], weight_of(c, in), bias_of(c, in), kEps)};
+  };
+  instance.composed = [c](const harness::Arrays& in) -> harness::Arrays {
+    return {layer_norm_channels_first_composed(in[0], weight_of(c, in), bias_of(c, in), kEps)};
+  };
+  return instance;
+}
+
 }  // namespace
+
+harness::OpEntry layer_norm_channels_first_entry() {
+  return {"layer_norm_channels_first",
+          "Layer norm over axis 1 of images {B, C, H, W}",
+          {"cpu", "composed"},
+          true,
+          false,
+          [] {
+            std::vector<harness::OpInstance> instances;
+            for (const LayerNormCase& c : kChannelsFirstCases) instances.push_back(channels_first_instance_of(c));
+            return instances;
+          }};
+}
 
 harness::OpEntry layer_norm_entry() {
   return {

@@ -5,5 +5,6 @@
 namespace aspis {
 
 harness::OpEntry layer_norm_entry();
+harness::OpEntry layer_norm_channels_first_entry();
 
 }  // namespace aspis

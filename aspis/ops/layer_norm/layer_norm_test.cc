@@ -5,6 +5,7 @@
 #include <mlx/transforms.h>
 
 #include "aspis/base/error.h"
+#include "aspis/ops/harness/bf16.h"
 #include "aspis/ops/harness/harness_doctest.h"
 #include "aspis/ops/layer_norm/layer_norm_cases.h"
 
@@ -12,6 +13,17 @@ using namespace aspis;
 namespace mx = mlx::core;
 
 TEST_CASE("layer_norm conforms on every instruction set") { harness::expect_conforms(layer_norm_entry()); }
+
+TEST_CASE("layer_norm_channels_first conforms on every instruction set") {
+  harness::expect_conforms(layer_norm_channels_first_entry());
+}
+
+TEST_CASE("layer norms keep bfloat16 in their kernels") {
+  harness::expect_bf16_conforms(layer_norm_channels_first_entry());
+  // With a residual the sum is rounded before its norm and the gradient sees the
+  // rounded one: two roundings of values as large as the results.
+  harness::expect_bf16_conforms(layer_norm_entry(), 1.0 / 128);
+}
 
 TEST_CASE("layer_norm of a constant row is the bias, with a finite gradient") {
   const auto x = mx::full({2, 8}, 3.0f), w = mx::full({8}, 2.0f);
@@ -94,4 +106,7 @@ TEST_CASE("layer_norm refuses wrong arguments with one sentence") {
                        "[add_layer_norm] residual must have shape of x = {2, 4}; got {4}", Error);
   CHECK_THROWS_AS(layer_norm(x, std::nullopt, std::nullopt, -1.0f), Error);
   CHECK_THROWS_AS(layer_norm(mx::array(1.0f), std::nullopt, std::nullopt), Error);
+  CHECK_THROWS_WITH_AS(layer_norm_channels_first(mx::zeros({2, 4, 3}), mx::ones({3}), std::nullopt),
+                       "[layer_norm_channels_first] weight must have shape {N} = {4}; got {3}", Error);
+  CHECK_THROWS_AS(layer_norm_channels_first(mx::zeros({4}), std::nullopt, std::nullopt), Error);
 }

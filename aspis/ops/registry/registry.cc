@@ -31,7 +31,8 @@ const std::vector<harness::OpEntry>& op_registry() {
       causal_conv1d_entry(),  linear_entry(),        attention_entry(),     layer_norm_entry(),
       rms_norm_entry(),       softmax_entry(),       silu_entry(),          gelu_entry(),
       add_n_entry(),          cross_entropy_entry(), adamw_entry(),         grad_norm_entry(),
-      conv2d_entry(),         conv3d_entry(),        batch_norm_entry(),    group_norm_entry(),
+      conv2d_entry(),         conv3d_entry(),        batch_norm_entry(),    layer_norm_channels_first_entry(),
+      group_norm_entry(),
   };
   return entries;
 }

@@ -11,8 +11,9 @@ namespace aspis {
 /// RMS norm over the last axis (Zhang and Sennrich 2019):
 /// x / sqrt(mean(x^2) + eps) * weight.
 ///
-/// @param x       {..., N}, at least one axis, N >= 1, floating point; float16
-///                and bfloat16 are computed in float32
+/// @param x       {..., N}, at least one axis, N >= 1, floating point;
+///                bfloat16 is read and written as such and computed in float32,
+///                float16 goes through float32
 /// @param weight  {N}, or none for ones
 /// @return the shape and dtype of x
 /// Throws `aspis::Error(kUsage)` for another shape of weight, integer input and eps < 0.

@@ -3,8 +3,8 @@
 #include <mlx/ops.h>
 
 #include "aspis/ops/rms_norm/cases.h"
-#include "aspis/ops/rms_norm/kernel/reference.h"
 #include "aspis/ops/rms_norm/rms_norm.h"
+#include "aspis/ops/row_norm/kernel/reference.h"
 
 namespace aspis {
 
@@ -17,7 +17,8 @@ constexpr float kEps = 1e-5f;
 harness::Tensors reference(const RmsNormCase& c, const harness::Tensors& in) {
   const harness::Tensor& x = in[0];
   harness::Tensors out(c.residual ? 2 : 1, harness::Tensor{x.shape, std::vector<double>(x.data.size())});
-  kernel::RmsNormParams<double> p;
+  kernel::RowNormParams<double> p;
+  p.center = false;
   p.length = x.shape.back();
   p.rows = x.size() / p.length;
   p.eps = kEps;
@@ -27,7 +28,7 @@ harness::Tensors reference(const RmsNormCase& c, const harness::Tensors& in) {
   p.weight = c.weight ? in.back().data.data() : nullptr;
   p.y = out[0].data.data();
   p.sum = c.residual ? out[1].data.data() : nullptr;
-  kernel::rms_norm_reference(p);
+  kernel::row_norm_reference(p);
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include <mlx/transforms.h>
 
 #include "aspis/base/error.h"
+#include "aspis/ops/harness/bf16.h"
 #include "aspis/ops/harness/harness_doctest.h"
 #include "aspis/ops/rms_norm/rms_norm_cases.h"
 
@@ -12,6 +13,12 @@ using namespace aspis;
 namespace mx = mlx::core;
 
 TEST_CASE("rms_norm conforms on every instruction set") { harness::expect_conforms(rms_norm_entry()); }
+
+TEST_CASE("rms_norm keeps bfloat16 in its kernel") {
+  // With a residual the sum is rounded before its norm and the gradient sees the
+  // rounded one: two roundings of values as large as the results.
+  harness::expect_bf16_conforms(rms_norm_entry(), 1.0 / 128);
+}
 
 TEST_CASE("rms_norm of a row of zeros is zero with a finite gradient") {
   const auto x = mx::zeros({2, 8});
@@ -36,8 +43,9 @@ TEST_CASE("rms_norm keeps shape and dtype, empty arrays included") {
   CHECK(rms_norm(mx::zeros({0, 3}), mx::ones({3})).shape() == mx::Shape{0, 3});
   mx::eval(rms_norm(mx::zeros({0, 3}), mx::ones({3})));
   // The gradient of the weight over no rows is zero.
-  const auto g =
-      mx::grad([](const mx::array& w) { return mx::sum(rms_norm(mx::zeros({0, 3}), w)); })(mx::ones({3}));
+  const auto g = mx::grad([](const mx::array& w) {
+    return mx::sum(rms_norm(mx::zeros({0, 3}), w));
+  })(mx::ones({3}));
   CHECK(mx::all(mx::equal(g, mx::array(0.0f))).item<bool>());
   const auto half = mx::ones({2, 4}, mx::bfloat16);
   CHECK(rms_norm(half, mx::ones({4})).dtype() == mx::bfloat16);

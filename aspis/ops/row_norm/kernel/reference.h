@@ -2,21 +2,20 @@
 
 #include <cmath>
 
-#include "aspis/ops/layer_norm/kernel/params.h"
+#include "aspis/ops/row_norm/kernel/params.h"
 
 namespace aspis::kernel {
 
 /// The definition, one row at a time: the oracle of the tests.
 template <typename T>
-void layer_norm_reference(const LayerNormParams<T>& p) {
+void row_norm_reference(const RowNormParams<T>& p) {
   const T n = static_cast<T>(p.length);
   for (int64_t r = 0; r < p.rows; r++) {
     const auto h = [&](int64_t i) {
       return p.x[r * p.x_stride + i] + (p.residual ? p.residual[r * p.residual_stride + i] : T(0));
     };
-    T total = 0, squares = 0;
-    for (int64_t i = 0; i < p.length; i++) total += h(i);
-    const T mean = total / n;
+    T mean = 0, squares = 0;
+    for (int64_t i = 0; p.center && i < p.length; i++) mean += h(i) / n;
     for (int64_t i = 0; i < p.length; i++) squares += (h(i) - mean) * (h(i) - mean);
     const T root = std::sqrt(squares / n + static_cast<T>(p.eps));
     for (int64_t i = 0; i < p.length; i++) {
@@ -28,7 +27,7 @@ void layer_norm_reference(const LayerNormParams<T>& p) {
 
 /// The gradients as the formulas in params.h state them; no scratch.
 template <typename T>
-void layer_norm_vjp_reference(const LayerNormVjpParams<T>& p) {
+void row_norm_vjp_reference(const RowNormVjpParams<T>& p) {
   const T n = static_cast<T>(p.length);
   for (int64_t i = 0; i < p.length; i++) {
     if (p.dweight) p.dweight[i] = 0;
@@ -38,7 +37,7 @@ void layer_norm_vjp_reference(const LayerNormVjpParams<T>& p) {
     const T *h = p.h + r * p.h_stride, *dy = p.dy + r * p.dy_stride;
     const auto g = [&](int64_t i) { return dy[i] * (p.weight ? p.weight[i] : T(1)); };
     T mean = 0, mean_g = 0, variance = 0, mean_gd = 0;
-    for (int64_t i = 0; i < p.length; i++) {
+    for (int64_t i = 0; p.center && i < p.length; i++) {
       mean += h[i] / n;
       mean_g += g(i) / n;
     }
