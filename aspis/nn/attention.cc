@@ -58,20 +58,13 @@ mx::array QkvAttention::forward(const mx::array& x, const TokenMask& mask,
   const auto B = x.shape(0), L = x.shape(1), width = x.shape(2), H = static_cast<mx::ShapeElem>(heads_),
              d = width / H;
   const auto parts = split_sizes(mx::reshape(qkv(x), {B, L, 3, H, d}), {1, 1, 1}, 2);
-  auto q = mx::squeeze(parts[0], 2), k = mx::squeeze(parts[1], 2), v = mx::squeeze(parts[2], 2);
+  const auto q = mx::squeeze(parts[0], 2), k = mx::squeeze(parts[1], 2), v = mx::squeeze(parts[2], 2);
   AttentionOptions o;
   o.scale = 1 / std::sqrt(static_cast<float>(d));
-  if (mask) {
-    // One more channel, 1 in the queries and far below zero in the keys of padding,
-    // takes these keys out of the softmax.
-    const auto away = (*mask - mx::array(1, mask->dtype())) * mx::array(1e6f, mask->dtype());
-    const mx::Shape one{B, L, H, 1};
-    q = mx::concatenate({q, mx::ones(one, q.dtype())}, 3);
-    k = mx::concatenate({k, mx::broadcast_to(mx::reshape(away, {B, L, 1, 1}), one)}, 3);
-    v = mx::concatenate({v, mx::zeros(one, v.dtype())}, 3);
+  if (mask) {  // no query sees the keys of padding
+    o.mask = mx::reshape(mx::greater(*mask, mx::array(0.5f, mask->dtype())), {B, 1, 1, L});
   }
-  auto y = attention(q, k, v, o);
-  if (mask) y = mx::slice(y, {0, 0, 0, 0}, {B, L, H, d});
+  const auto y = attention(q, k, v, o);
   return scaled(proj, mx::reshape(y, {B, L, width}), scale);
 }
 

@@ -5,5 +5,6 @@
 namespace aspis {
 
 harness::OpEntry attention_entry();
+harness::OpEntry window_attention_entry();
 
 }  // namespace aspis

@@ -28,7 +28,7 @@ const std::vector<harness::OpEntry>& op_registry() {
   static const std::vector<harness::OpEntry> entries = {
       selective_scan_entry(), ssd_entry(),           mamba3_entry(),        pscan_entry(),
       cross_scan_entry(),     cross_merge_entry(),   rmsnorm_gated_entry(), layer_norm_gated_entry(),
-      causal_conv1d_entry(),  linear_entry(),        attention_entry(),     layer_norm_entry(),
+      causal_conv1d_entry(),  linear_entry(),        attention_entry(),     window_attention_entry(), layer_norm_entry(),
       rms_norm_entry(),       softmax_entry(),       silu_entry(),          gelu_entry(),
       add_n_entry(),          cross_entropy_entry(), adamw_entry(),         grad_norm_entry(),
       conv2d_entry(),         conv3d_entry(),        batch_norm_entry(),    layer_norm_channels_first_entry(),

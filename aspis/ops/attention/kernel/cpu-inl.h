@@ -1,11 +1,15 @@
 // Attention for one instruction set. Included once per target by cpu.cc.
 //
-// Scores are kept transposed, {keys, queries of the block}: then every matrix
-// product broadcasts single values of k, v or the scores from where they lie
-// and loads vectors of contiguous rows, nothing but the block's queries has to
-// be transposed, and the softmax works on whole vectors of queries without a
-// sum across lanes. Rows of scratch are padded to kAttentionPad values, so that
-// the products have no tail.
+// A block of queries meets the keys a panel at a time, with a running maximum
+// and sum (Milakov and Gimelshein 2018; Dao et al. 2022), so that scratch is a
+// few hundred kilobytes for any length. Scores are kept transposed, {keys of the
+// panel, queries of the block}: then every matrix product broadcasts single
+// values of k, v or the scores from where they lie and loads vectors of
+// contiguous rows, nothing but the block's queries has to be transposed, and the
+// softmax works on whole vectors of queries without a sum across lanes. Rows of
+// scratch are padded to kAttentionPad values, so that the products have no tail.
+//
+// T is the arithmetic type, S what is stored: T, or uint16_t for the bits of bfloat16.
 
 #include "aspis/simd/math-inl.h"
 
@@ -93,7 +97,7 @@ HWY_ATTR void product_columns(int64_t m, int64_t k, Left<T> a, const T* b, int64
 // sums are cut into panels of k, which bounds the rounding and keeps b in cache.
 template <typename T>
 HWY_ATTR void product(int64_t m, int64_t n, int64_t k, Left<T> a, ConstMatrix<T> b, Matrix<T> c, bool add) {
-  constexpr int64_t kPanel = 256;
+  constexpr int64_t kPanel = 256;  // of k
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
   for (int64_t p = 0; p < k; p += kPanel) {
     const int64_t depth = HWY_MIN(kPanel, k - p);
@@ -113,195 +117,405 @@ HWY_ATTR void product(int64_t m, int64_t n, int64_t k, Left<T> a, ConstMatrix<T>
   }
 }
 
-// to {columns, width} = scale from {rows, columns}^T; the columns behind `rows` are 0.
-template <typename T>
-HWY_ATTR void transpose_padded(ConstMatrix<T> from, int64_t rows, int64_t columns, T scale, T* to, int64_t width) {
-  for (int64_t c = 0; c < columns; c++) {
-    T* out = to + c * width;
-    for (int64_t r = 0; r < rows; r++) out[r] = scale * from.data[r * from.stride + c];
-    for (int64_t r = rows; r < width; r++) out[r] = 0;
+// ---------------------------------------------------------------- storage
+
+HWY_ATTR HWY_INLINE float WidenBits(uint16_t x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+template <typename T, typename S>
+HWY_ATTR HWY_INLINE T Value(S x) {
+  if constexpr (std::is_same_v<S, uint16_t>) {
+    return WidenBits(x);
+  } else {
+    return x;
   }
 }
 
-// The matrix itself if its rows need no padding, else a padded copy in `room`.
-template <typename T>
-HWY_ATTR ConstMatrix<T> padded(ConstMatrix<T> from, int64_t rows, int64_t columns, T* room) {
-  const int64_t width = attention_padded(columns);
-  if (width == columns) return from;
-  for (int64_t r = 0; r < rows; r++) {
-    for (int64_t c = 0; c < columns; c++) room[r * width + c] = from.data[r * from.stride + c];
-    for (int64_t c = columns; c < width; c++) room[r * width + c] = 0;
+template <class D, typename S>
+HWY_ATTR HWY_INLINE hn::Vec<D> LoadAs(D d, const S* p) {
+  if constexpr (std::is_same_v<S, uint16_t>) {
+    const hn::RebindToUnsigned<D> wide;
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(hn::Rebind<uint16_t, D>(), p))));
+  } else {
+    return hn::LoadU(d, p);
+  }
+}
+template <class D, typename S>
+HWY_ATTR HWY_INLINE hn::Vec<D> LoadTailAs(D d, const S* p, size_t n) {
+  if constexpr (std::is_same_v<S, uint16_t>) {
+    HWY_ALIGN uint16_t buffer[HWY_MAX_BYTES / sizeof(uint16_t)] = {};
+    std::memcpy(buffer, p, n * sizeof(uint16_t));
+    return LoadAs(d, buffer);
+  } else {
+    return simd::LoadTail(d, p, n);
+  }
+}
+// Rounded to the nearest, ties to even; a NaN stays one.
+template <class D, typename S>
+HWY_ATTR HWY_INLINE void StoreAs(hn::Vec<D> v, D d, S* p) {
+  if constexpr (std::is_same_v<S, uint16_t>) {
+    const hn::RebindToUnsigned<D> wide;
+    const hn::RebindToSigned<D> narrowed;
+    const auto bits = hn::BitCast(wide, v), high = hn::ShiftRight<16>(bits);
+    const auto odd = hn::And(high, hn::Set(wide, 1u));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(wide, 0x7FFFu))));
+    const auto quiet = hn::Or(high, hn::Set(wide, 0x40u));
+    const auto is_nan = hn::RebindMask(wide, hn::IsNaN(v));
+    hn::StoreU(
+        hn::DemoteTo(hn::Rebind<uint16_t, D>(), hn::BitCast(narrowed, hn::IfThenElse(is_nan, quiet, rounded))),
+        hn::Rebind<uint16_t, D>(), p);
+  } else {
+    hn::StoreU(v, d, p);
+  }
+}
+template <class D, typename S>
+HWY_ATTR HWY_INLINE void StoreTailAs(hn::Vec<D> v, D d, S* p, size_t n) {
+  if constexpr (std::is_same_v<S, uint16_t>) {
+    HWY_ALIGN uint16_t buffer[HWY_MAX_BYTES / sizeof(uint16_t)];
+    StoreAs(v, d, buffer);
+    std::memcpy(p, buffer, n * sizeof(uint16_t));
+  } else {
+    simd::StoreTail(v, d, p, n);
+  }
+}
+
+// to {dim, width} = scale times tokens [first, first + count), transposed; the
+// columns behind are 0.
+template <typename T, typename S>
+HWY_ATTR void transpose_padded(const AttentionTokens<const S>& from, int64_t first, int64_t count, int64_t dim,
+                               T scale, T* to, int64_t width) {
+  for (int64_t r = 0; r < count; r++) {
+    const S* row = from.at(first + r);
+    for (int64_t c = 0; c < dim; c++) to[c * width + r] = scale * Value<T>(row[c]);
+  }
+  for (int64_t c = 0; c < dim; c++) {
+    for (int64_t r = count; r < width; r++) to[c * width + r] = 0;
+  }
+}
+
+// How rows are used: single values of rows with any distance, whole padded rows,
+// or so often that they had better be dense.
+enum class Use { kValues, kRows, kOften };
+
+// Tokens as rows of T. In place where they lie as needed, else a copy in `room`
+// with rows of attention_padded(dim) values, zeros behind.
+template <typename T, typename S>
+HWY_ATTR ConstMatrix<T> rows_of(const AttentionTokens<const S>& from, int64_t first, int64_t count, int64_t dim,
+                                Use use, T* room) {
+  const int64_t width = attention_padded(dim);
+  if constexpr (std::is_same_v<S, T>) {
+    const bool fits = use == Use::kValues || (width == dim && (use == Use::kRows || from.step == width));
+    if (from.columns == 0 && fits) return {from.at(first), from.step};
+  }
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t r = 0; r < count; r++) {
+    const S* row = from.at(first + r);
+    T* out = room + r * width;
+    int64_t c = 0;
+    for (; c + lanes <= dim; c += lanes) hn::StoreU(LoadAs(d, row + c), d, out + c);
+    if (c < dim) hn::StoreU(LoadTailAs(d, row + c, static_cast<size_t>(dim - c)), d, out + c), c += lanes;
+    for (; c < width; c += lanes) hn::StoreU(hn::Zero(d), d, out + c);
   }
   return {room, width};
 }
 
-// The scores a query may not see become -inf. Rows of `scores` are keys, columns
-// the queries from `first` on; `ahead` = keys - queries.
-template <typename T>
-HWY_ATTR void mask_causal(T* scores, int64_t width, int64_t keys, int64_t first, int64_t count, int64_t ahead) {
-  for (int64_t j = first + ahead + 1; j < keys; j++) {
-    const int64_t blind = HWY_MIN(j - ahead - first, count);
-    for (int64_t i = 0; i < blind; i++) scores[j * width + i] = -std::numeric_limits<T>::infinity();
-  }
-}
-
-// Every column of scores {keys, width} becomes e^(score - largest); `inverse`
-// {width} receives 1 / sum. Sums go by panels of keys to bound the rounding.
-template <typename T>
-HWY_ATTR void softmax_columns(T* scores, int64_t keys, int64_t width, T* inverse) {
-  constexpr int64_t kPanel = 64;
+// Tokens [first, first + count) = rows of `from`, each times factor[row] if given.
+template <typename T, typename S>
+HWY_ATTR void store_rows(ConstMatrix<T> from, int64_t count, int64_t dim, const T* factor,
+                         const AttentionTokens<S>& to, int64_t first) {
   const hn::ScalableTag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < width; i += lanes) {
-    auto largest = hn::LoadU(d, scores + i);
-    for (int64_t j = 1; j < keys; j++) largest = hn::Max(largest, hn::LoadU(d, scores + j * width + i));
-    auto total = hn::Zero(d);
-    for (int64_t j0 = 0; j0 < keys; j0 += kPanel) {
-      auto sum = hn::Zero(d);
-      for (int64_t j = j0; j < HWY_MIN(keys, j0 + kPanel); j++) {
-        T* at = scores + j * width + i;
-        const auto e = simd::ExpNonPositive(d, hn::Sub(hn::LoadU(d, at), largest));
-        hn::StoreU(e, d, at);
-        sum = hn::Add(sum, e);
-      }
-      total = hn::Add(total, sum);
-    }
-    hn::StoreU(hn::Div(hn::Set(d, T(1)), total), d, inverse + i);
-  }
-}
-
-// p becomes the probability p * inverse, dp the gradient of the unscaled score,
-// scale p (dp - sum over keys of p dp). All {keys, width}.
-template <typename T>
-HWY_ATTR void softmax_columns_vjp(T* p, T* dp, int64_t keys, int64_t width, const T* inverse, T scale) {
-  constexpr int64_t kPanel = 64;
-  const hn::ScalableTag<T> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < width; i += lanes) {
-    const auto factor = hn::LoadU(d, inverse + i), size = hn::Set(d, scale);
-    auto total = hn::Zero(d);
-    for (int64_t j0 = 0; j0 < keys; j0 += kPanel) {
-      auto sum = hn::Zero(d);
-      for (int64_t j = j0; j < HWY_MIN(keys, j0 + kPanel); j++) {
-        const auto w = hn::Mul(hn::LoadU(d, p + j * width + i), factor);
-        hn::StoreU(w, d, p + j * width + i);
-        sum = hn::MulAdd(w, hn::LoadU(d, dp + j * width + i), sum);
-      }
-      total = hn::Add(total, sum);
-    }
-    for (int64_t j = 0; j < keys; j++) {
-      T* at = dp + j * width + i;
-      const auto w = hn::Mul(hn::LoadU(d, p + j * width + i), size);
-      hn::StoreU(hn::Mul(w, hn::Sub(hn::LoadU(d, at), total)), d, at);
-    }
-  }
-}
-
-// to {rows, columns} = from, each row times factor[row] if given.
-template <typename T>
-HWY_ATTR void copy_rows(ConstMatrix<T> from, int64_t rows, int64_t columns, const T* factor, Matrix<T> to) {
-  const hn::ScalableTag<T> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t r = 0; r < rows; r++) {
+  for (int64_t r = 0; r < count; r++) {
     const auto f = hn::Set(d, factor ? factor[r] : T(1));
     const T* in = from.data + r * from.stride;
-    T* out = to.data + r * to.stride;
+    S* out = to.at(first + r);
     int64_t c = 0;
-    for (; c + lanes <= columns; c += lanes) hn::StoreU(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c);
-    if (c < columns) {
-      simd::StoreTail(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c, static_cast<size_t>(columns - c));
+    for (; c + lanes <= dim; c += lanes) StoreAs(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c);
+    if (c < dim) StoreTailAs(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c, static_cast<size_t>(dim - c));
+  }
+}
+
+// ---------------------------------------------------------------- scores
+
+// A panel of scores: keys [key, key + keys) by queries [query, query + queries).
+struct Panel {
+  int64_t key, keys, query, queries, width;
+};
+
+// The scores a query may not see become -inf; `ahead` = keys - queries.
+template <typename T>
+HWY_ATTR void mask_causal(T* scores, const Panel& p, int64_t ahead) {
+  for (int64_t j = HWY_MAX(p.query + ahead + 1 - p.key, int64_t{0}); j < p.keys; j++) {
+    const int64_t blind = HWY_MIN(p.key + j - ahead - p.query, p.queries);
+    for (int64_t i = 0; i < blind; i++) scores[j * p.width + i] = -std::numeric_limits<T>::infinity();
+  }
+}
+
+template <typename T, typename S>
+HWY_ATTR void mask_scores(const AttentionHead<T, S>& head, T* scores, const Panel& p) {
+  if (head.causal) mask_causal(scores, p, head.keys - head.queries);
+  const int64_t row = head.mask_row, column = head.mask_column;
+  if (head.bias && row == 0) {
+    const hn::ScalableTag<T> d;
+    for (int64_t j = 0; j < p.keys; j++) {
+      const auto b = hn::Set(d, head.bias[(p.key + j) * column]);
+      for (int64_t i = 0; i < p.width; i += static_cast<int64_t>(hn::Lanes(d))) {
+        T* at = scores + j * p.width + i;
+        hn::StoreU(hn::Add(hn::LoadU(d, at), b), d, at);
+      }
+    }
+  } else if (head.bias) {
+    for (int64_t j = 0; j < p.keys; j++) {
+      const T* b = head.bias + p.query * row + (p.key + j) * column;
+      for (int64_t i = 0; i < p.queries; i++) scores[j * p.width + i] += b[i * row];
+    }
+  } else if (head.allow) {
+    for (int64_t j = 0; j < p.keys; j++) {
+      const bool* a = head.allow + p.query * row + (p.key + j) * column;
+      if (row == 0 && *a) continue;
+      for (int64_t i = 0; i < p.queries; i++) {
+        if (!a[i * row]) scores[j * p.width + i] = -std::numeric_limits<T>::infinity();
+      }
     }
   }
 }
 
+// Every column of scores {keys, width} becomes e^(score - largest), where `largest`
+// {width} is the running maximum, which this panel may raise; `sum` {width}
+// follows, and `correction` {width} is what earlier panels are to be multiplied
+// with. Sums go by parts of the panel to bound the rounding.
 template <typename T>
-HWY_ATTR ConstMatrix<T> head_of(const T* data, const AttentionStrides& s, int64_t b, int64_t h, int64_t row = 0) {
-  return {data + b * s.batch + h * s.head + row * s.row, s.row};
+HWY_ATTR void softmax_panel(T* scores, int64_t keys, int64_t width, T* largest, T* sum, T* correction) {
+  constexpr int64_t kPart = 64;
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t i = 0; i < width; i += lanes) {
+    const auto before = hn::LoadU(d, largest + i);
+    auto top = before;
+    for (int64_t j = 0; j < keys; j++) top = hn::Max(top, hn::LoadU(d, scores + j * width + i));
+    const auto again = simd::ExpNonPositive(d, hn::Sub(before, top));
+    auto total = hn::Mul(hn::LoadU(d, sum + i), again);
+    for (int64_t j0 = 0; j0 < keys; j0 += kPart) {
+      auto part = hn::Zero(d);
+      for (int64_t j = j0; j < HWY_MIN(keys, j0 + kPart); j++) {
+        T* at = scores + j * width + i;
+        const auto e = simd::ExpNonPositive(d, hn::Sub(hn::LoadU(d, at), top));
+        hn::StoreU(e, d, at);
+        part = hn::Add(part, e);
+      }
+      total = hn::Add(total, part);
+    }
+    hn::StoreU(top, d, largest + i);
+    hn::StoreU(total, d, sum + i);
+    hn::StoreU(again, d, correction + i);
+  }
 }
 
-// The unnormalised probabilities of queries [first, first + count) of one head.
-// Returns how many keys any of them sees; the others are not touched.
+// scores {keys, width} become the probabilities e^(score - largest) inverse, dp
+// the gradients scale p (dp - mean). If `d_scores`, p (dp - mean) goes there too,
+// {queries, ..} with rows `d_row` apart.
 template <typename T>
-HWY_ATTR int64_t block_scores(const AttentionParams<T>& p, int64_t b, int64_t h, int64_t first, int64_t count,
-                              int64_t width, T* turned, T* scores, T* inverse) {
-  const int64_t ahead = p.keys - p.queries;
-  const int64_t keys = p.causal ? first + count + ahead : p.keys;
-  transpose_padded(head_of(p.q, p.q_strides, b, h, first), count, p.dim, static_cast<T>(p.scale), turned, width);
-  const auto k = head_of(p.k, p.k_strides, b, h);
-  product<T>(keys, width, p.dim, {k.data, k.stride, 1}, {turned, width}, {scores, width}, false);
-  if (p.causal) mask_causal(scores, width, keys, first, count, ahead);
-  softmax_columns(scores, keys, width, inverse);
-  return keys;
+HWY_ATTR void softmax_panel_vjp(T* scores, T* dp, const Panel& p, const T* largest, const T* inverse,
+                                const T* mean, T scale, T* d_scores, int64_t d_row) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto size = hn::Set(d, scale);
+  for (int64_t i = 0; i < p.width; i += lanes) {
+    const auto top = hn::LoadU(d, largest + i), factor = hn::LoadU(d, inverse + i), m = hn::LoadU(d, mean + i);
+    for (int64_t j = 0; j < p.keys; j++) {
+      T *s = scores + j * p.width + i, *g = dp + j * p.width + i;
+      const auto w = hn::Mul(simd::ExpNonPositive(d, hn::Sub(hn::LoadU(d, s), top)), factor);
+      hn::StoreU(w, d, s);
+      hn::StoreU(hn::Mul(w, hn::Sub(hn::LoadU(d, g), m)), d, g);
+    }
+  }
+  if (d_scores) {
+    for (int64_t i = 0; i < p.queries; i++) {
+      for (int64_t j = 0; j < p.keys; j++) d_scores[i * d_row + p.key + j] = dp[j * p.width + i];
+    }
+  }
+  for (int64_t i = 0; i < p.keys * p.width; i += lanes) hn::StoreU(hn::Mul(size, hn::LoadU(d, dp + i)), d, dp + i);
 }
 
-// Queries [first, first + count) of head h of batch b. `scratch` has
-// attention_scratch() values and is aligned to a cache line.
-template <typename T>
-HWY_ATTR void attention_block(const AttentionParams<T>& p, int64_t b, int64_t h, int64_t first, int64_t count,
-                              T* scratch) {
-  const int64_t width = attention_padded(count), dim = attention_padded(p.dim);
+// mean[i] = <do, o> of every query of the block, which is the sum over the keys of p dp.
+template <typename T, typename S>
+HWY_ATTR void row_products(const AttentionTokens<const S>& a, const AttentionTokens<const S>& b, int64_t first,
+                           int64_t count, int64_t dim, T* mean, int64_t width) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t r = 0; r < count; r++) {
+    const S *x = a.at(first + r), *y = b.at(first + r);
+    auto sum = hn::Zero(d);
+    int64_t c = 0;
+    for (; c + lanes <= dim; c += lanes) sum = hn::MulAdd(LoadAs(d, x + c), LoadAs(d, y + c), sum);
+    if (c < dim) {
+      const auto rest = static_cast<size_t>(dim - c);
+      sum = hn::MulAdd(LoadTailAs(d, x + c, rest), LoadTailAs(d, y + c, rest), sum);
+    }
+    mean[r] = simd::LaneSum(d, sum);
+  }
+  for (int64_t r = count; r < width; r++) mean[r] = 0;
+}
+
+// Queries [first, first + count) of one head. `scratch` has attention_scratch()
+// values and is aligned to a cache line.
+template <typename T, typename S>
+HWY_ATTR void attention_block(const AttentionHead<T, S>& head, int64_t first, int64_t count, T* scratch) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t width = attention_padded(count), dim = attention_padded(head.dim);
   T* turned = scratch;
-  T* inverse = turned + dim * kAttentionQueries;
-  T* out = inverse + kAttentionQueries;
+  T* largest = turned + dim * kAttentionQueries;
+  T* sum = largest + kAttentionQueries;
+  T* correction = sum + kAttentionQueries;
+  T* out = correction + kAttentionQueries;
   T* scores = out + dim * kAttentionQueries;
-  T* room = scores + p.keys * kAttentionQueries;
-  const int64_t keys = block_scores(p, b, h, first, count, width, turned, scores, inverse);
-  const auto v = padded(head_of(p.v, p.v_strides, b, h), keys, p.dim, room);
-  product<T>(count, dim, keys, {scores, 1, width}, v, {out, dim}, false);
-  T* o = p.o + ((b * p.queries + first) * p.heads + h) * p.dim;
-  copy_rows<T>({out, dim}, count, p.dim, inverse, {o, p.heads * p.dim});
+  T* room = scores + kAttentionKeys * kAttentionQueries;
+  transpose_padded<T, S>(head.q, first, count, head.dim, static_cast<T>(head.scale), turned, width);
+  for (int64_t i = 0; i < width; i++) {
+    largest[i] = std::numeric_limits<T>::lowest();
+    sum[i] = 0;
+  }
+  const int64_t seen = head.causal ? first + count + head.keys - head.queries : head.keys;
+  for (int64_t key = 0; key < seen; key += kAttentionKeys) {
+    const Panel p{key, HWY_MIN(kAttentionKeys, seen - key), first, count, width};
+    const auto k = rows_of<T, S>(head.k, key, p.keys, head.dim, Use::kValues, room);
+    product<T>(p.keys, width, head.dim, {k.data, k.stride, 1}, {turned, width}, {scores, width}, false);
+    mask_scores(head, scores, p);
+    softmax_panel(scores, p.keys, width, largest, sum, correction);
+    if (key > 0) {
+      for (int64_t r = 0; r < count; r++) {
+        const auto f = hn::Set(d, correction[r]);
+        T* row = out + r * dim;
+        for (int64_t c = 0; c < dim; c += lanes) hn::StoreU(hn::Mul(f, hn::LoadU(d, row + c)), d, row + c);
+      }
+    }
+    const auto v = rows_of<T, S>(head.v, key, p.keys, head.dim, Use::kRows, room);
+    product<T>(count, dim, p.keys, {scores, 1, width}, v, {out, dim}, key > 0);
+  }
+  // A query that sees no key gives 0; its statistics make all of its probabilities 0.
+  for (int64_t i = 0; i < count; i++) {
+    const bool blind = sum[i] == 0;
+    sum[i] = blind ? T(0) : 1 / sum[i];
+    if (!head.stats) continue;
+    head.stats[first + i] = blind ? std::numeric_limits<T>::infinity() : largest[i];
+    head.stats[head.stats_row + first + i] = sum[i];
+  }
+  store_rows<T, S>({out, dim}, count, head.dim, sum, head.o, first);
 }
 
-// All queries of head h of batch b. `scratch` has attention_vjp_scratch() values.
-template <typename T>
-HWY_ATTR void attention_vjp_head(const AttentionVjpParams<T>& p, int64_t b, int64_t h, T* scratch) {
-  const AttentionParams<T>& f = p.forward;
-  const int64_t dim = attention_padded(f.dim), step = f.heads * f.dim;
-  T* turned = scratch;
-  T* inverse = turned + dim * kAttentionQueries;
-  T* out = inverse + kAttentionQueries;
+// All queries of the heads that share the keys [key_first, key_last) of one
+// head of k and v. `scratch` has attention_vjp_scratch() values. dq goes to
+// `partial` {queries, padded dim} for each head if that is given.
+template <typename T, typename S>
+HWY_ATTR void attention_vjp_keys(const AttentionVjpHeads<T, S>& p, int64_t key_first, int64_t key_last, T* partial,
+                                 T* scratch) {
+  const AttentionHead<T, S>& any = p.heads[0];
+  const int64_t dim = attention_padded(any.dim), chunk = key_last - key_first;
+  T* turned_q = scratch;
+  T* turned_g = turned_q + dim * kAttentionQueries;
+  T* largest = turned_g + dim * kAttentionQueries;
+  T* inverse = largest + kAttentionQueries;
+  T* mean = inverse + kAttentionQueries;
+  T* out = mean + kAttentionQueries;
   T* q_room = out + dim * kAttentionQueries;
   T* g_room = q_room + dim * kAttentionQueries;
   T* scores = g_room + dim * kAttentionQueries;
-  T* gradient = scores + f.keys * kAttentionQueries;
-  T* dk = gradient + f.keys * kAttentionQueries;
-  T* dv = dk + f.keys * dim;
-  T* k_room = dv + f.keys * dim;
-  for (int64_t i = 0; i < f.keys * dim; i++) dk[i] = dv[i] = 0;
-  const auto k = padded(head_of(f.k, f.k_strides, b, h), f.keys, f.dim, k_room);
-  const auto v = head_of(f.v, f.v_strides, b, h);
-  const int64_t blocks = attention_blocks(f.queries);
-  for (int64_t block = 0; block < blocks; block++) {
-    const int64_t first = attention_block_first(f.queries, block);
-    const int64_t count = attention_block_first(f.queries, block + 1) - first, width = attention_padded(count);
-    const int64_t keys = block_scores(f, b, h, first, count, width, turned, scores, inverse);
-    const auto g = head_of(p.d_o, p.d_o_strides, b, h, first);
-    transpose_padded(g, count, f.dim, T(1), turned, width);
-    product<T>(keys, width, f.dim, {v.data, v.stride, 1}, {turned, width}, {gradient, width}, false);
-    softmax_columns_vjp(scores, gradient, keys, width, inverse, static_cast<T>(f.scale));
-    product<T>(count, dim, keys, {gradient, 1, width}, k, {out, dim}, false);
-    copy_rows<T>({out, dim}, count, f.dim, nullptr,
-                 {p.dq + ((b * f.queries + first) * f.heads + h) * f.dim, step});
-    const auto q_rows = padded(head_of(f.q, f.q_strides, b, h, first), count, f.dim, q_room);
-    const auto g_rows = padded(g, count, f.dim, g_room);
-    product<T>(keys, dim, count, {gradient, width, 1}, q_rows, {dk, dim}, true);
-    product<T>(keys, dim, count, {scores, width, 1}, g_rows, {dv, dim}, true);
+  T* gradient = scores + kAttentionKeys * kAttentionQueries;
+  T* k_room = gradient + kAttentionKeys * kAttentionQueries;
+  T* v_room = k_room + kAttentionKeys * dim;
+  T* dk = v_room + kAttentionKeys * dim;
+  T* dv = dk + chunk * dim;
+  for (int64_t i = 0; i < chunk * dim; i++) dk[i] = dv[i] = 0;
+  for (int64_t h = 0; h < p.count; h++) {
+    const AttentionHead<T, S>& head = p.heads[h];
+    const int64_t blocks = attention_blocks(head.queries), ahead = head.keys - head.queries;
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t first = attention_block_first(head.queries, block);
+      const int64_t count = attention_block_first(head.queries, block + 1) - first,
+                    width = attention_padded(count);
+      const int64_t seen = head.causal ? HWY_MIN(key_last, first + count + ahead) : key_last;
+      for (int64_t i = 0; i < width; i++) {
+        largest[i] = i < count ? head.stats[first + i] : std::numeric_limits<T>::infinity();
+        inverse[i] = i < count ? head.stats[head.stats_row + first + i] : T(0);
+      }
+      if (seen <= key_first) {
+        for (int64_t i = 0; i < count * dim; i++) out[i] = 0;
+      } else {
+        transpose_padded<T, S>(head.q, first, count, head.dim, static_cast<T>(head.scale), turned_q, width);
+        transpose_padded<T, S>(p.d_o[h], first, count, head.dim, T(1), turned_g, width);
+        row_products<T, S>(p.d_o[h], p.o[h], first, count, head.dim, mean, width);
+      }
+      if (p.d_scores) {
+        for (int64_t i = first; i < first + count; i++) {
+          T* row = p.d_scores + (h * head.queries + i) * head.keys;
+          for (int64_t j = HWY_MAX(seen, key_first); j < key_last; j++) row[j] = 0;
+        }
+      }
+      const auto q_rows = rows_of<T, S>(head.q, first, count, head.dim, Use::kOften, q_room);
+      const auto g_rows = rows_of<T, S>(p.d_o[h], first, count, head.dim, Use::kOften, g_room);
+      for (int64_t key = key_first; key < seen; key += kAttentionKeys) {
+        const Panel panel{key, HWY_MIN(kAttentionKeys, seen - key), first, count, width};
+        const auto k = rows_of<T, S>(head.k, key, panel.keys, head.dim, Use::kOften, k_room);
+        product<T>(panel.keys, width, head.dim, {k.data, k.stride, 1}, {turned_q, width}, {scores, width}, false);
+        mask_scores(head, scores, panel);
+        const auto v = rows_of<T, S>(head.v, key, panel.keys, head.dim, Use::kOften, v_room);
+        product<T>(panel.keys, width, head.dim, {v.data, v.stride, 1}, {turned_g, width}, {gradient, width},
+                   false);
+        softmax_panel_vjp(scores, gradient, panel, largest, inverse, mean, static_cast<T>(head.scale),
+                          p.d_scores ? p.d_scores + (h * head.queries + first) * head.keys : nullptr, head.keys);
+        product<T>(count, dim, panel.keys, {gradient, 1, width}, k, {out, dim}, key > key_first);
+        const int64_t at = (key - key_first) * dim;
+        product<T>(panel.keys, dim, count, {gradient, width, 1}, q_rows, {dk + at, dim}, true);
+        product<T>(panel.keys, dim, count, {scores, width, 1}, g_rows, {dv + at, dim}, true);
+      }
+      if (partial) {
+        T* to = partial + (h * head.queries + first) * dim;
+        for (int64_t i = 0; i < count * dim; i++) to[i] = out[i];
+      } else {
+        store_rows<T, S>({out, dim}, count, head.dim, nullptr, p.dq[h], first);
+      }
+    }
   }
-  const int64_t first = (b * f.keys * f.heads + h) * f.dim;
-  copy_rows<T>({dk, dim}, f.keys, f.dim, nullptr, {p.dk + first, step});
-  copy_rows<T>({dv, dim}, f.keys, f.dim, nullptr, {p.dv + first, step});
+  store_rows<T, S>({dk, dim}, chunk, any.dim, nullptr, p.dk, key_first);
+  store_rows<T, S>({dv, dim}, chunk, any.dim, nullptr, p.dv, key_first);
 }
 
-#define ASPIS_ATTENTION_INSTANCE(T, suffix)                                                                \
-  HWY_ATTR void attention_##suffix(const AttentionParams<T>& p, int64_t b, int64_t h, int64_t first,       \
-                                   int64_t count, T* scratch) {                                            \
-    attention_block(p, b, h, first, count, scratch);                                                       \
-  }                                                                                                        \
-  HWY_ATTR void attention_vjp_##suffix(const AttentionVjpParams<T>& p, int64_t b, int64_t h, T* scratch) { \
-    attention_vjp_head(p, b, h, scratch);                                                                  \
+// Queries [first, first + count) of dq = the sum of `chunks` partial ones, `step` apart.
+template <typename T, typename S>
+HWY_ATTR void attention_add_partial(T* partial, int64_t chunks, int64_t step, int64_t first, int64_t count,
+                                    int64_t dim, const AttentionTokens<S>& dq) {
+  const hn::ScalableTag<T> d;
+  const int64_t wide = attention_padded(dim), n = count * wide;
+  T* sum = partial + first * wide;
+  for (int64_t c = 1; c < chunks; c++) {
+    const T* more = sum + c * step;
+    for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
+      hn::StoreU(hn::Add(hn::LoadU(d, sum + i), hn::LoadU(d, more + i)), d, sum + i);
+    }
   }
-ASPIS_ATTENTION_INSTANCE(float, f32)
-ASPIS_ATTENTION_INSTANCE(double, f64)
+  store_rows<T, S>({sum, wide}, count, dim, nullptr, dq, first);
+}
+
+#define ASPIS_ATTENTION_INSTANCE(T, S, suffix)                                                                  \
+  HWY_ATTR void attention_##suffix(const AttentionHead<T, S>& head, int64_t first, int64_t count, T* scratch) { \
+    attention_block(head, first, count, scratch);                                                               \
+  }                                                                                                             \
+  HWY_ATTR void attention_vjp_##suffix(const AttentionVjpHeads<T, S>& p, int64_t key_first, int64_t key_last,   \
+                                       T* partial, T* scratch) {                                                \
+    attention_vjp_keys(p, key_first, key_last, partial, scratch);                                               \
+  }                                                                                                             \
+  HWY_ATTR void attention_add_##suffix(T* partial, int64_t chunks, int64_t step, int64_t first, int64_t count,  \
+                                       int64_t dim, const AttentionTokens<S>& dq) {                             \
+    attention_add_partial<T, S>(partial, chunks, step, first, count, dim, dq);                                  \
+  }
+ASPIS_ATTENTION_INSTANCE(float, float, f32)
+ASPIS_ATTENTION_INSTANCE(double, double, f64)
+ASPIS_ATTENTION_INSTANCE(float, uint16_t, bf16)
 #undef ASPIS_ATTENTION_INSTANCE
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

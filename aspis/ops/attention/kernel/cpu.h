@@ -4,14 +4,16 @@
 
 namespace aspis::kernel {
 
-/// T is float or double. One task per batch, head and block of up to 64
-/// queries; memory beside the operands is (keys + dim) x 64 values per worker.
-template <typename T>
-void attention(const AttentionParams<T>& p);
+/// (T, S) is (float, float), (double, double) or (float, uint16_t). One task per
+/// sequence, head and block of up to 64 queries; scratch is about 256 x (64 + dim)
+/// values per worker for any length.
+template <typename T, typename S>
+void attention(const AttentionParams<T, S>& p);
 
-/// One task per batch and head, which owns its rows of dq, dk and dv. Scores
-/// are computed again, a block of queries at a time.
-template <typename T>
-void attention_vjp(const AttentionVjpParams<T>& p);
+/// One task per sequence and head of k and v, which owns its rows of dk and dv;
+/// few tasks of long sequences are cut by keys, and the parts of dq added in
+/// order. Scores are computed again, a panel at a time.
+template <typename T, typename S>
+void attention_vjp(const AttentionVjpParams<T, S>& p);
 
 }  // namespace aspis::kernel
