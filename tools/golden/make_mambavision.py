@@ -21,11 +21,12 @@ draw = store.draw
 
 
 class Model:
-    def __init__(self, dim, in_dim, depths, heads, windows, classes, scale, compat, training):
+    def __init__(self, dim, in_dim, depths, heads, windows, classes, scale, compat, training, channels=2, state=3,
+                 ratio=2):
         self.p, self.b = {}, {}
         self.dim, self.depths, self.heads, self.windows = dim, depths, heads, windows
-        self.compat, self.training, self.scale = compat, training, scale
-        self.conv("patch_embed.conv_down.0", 2, in_dim, False)
+        self.compat, self.training, self.scale, self.state = compat, training, scale, state
+        self.conv("patch_embed.conv_down.0", channels, in_dim, False)
         self.bn("patch_embed.conv_down.1", in_dim)
         self.conv("patch_embed.conv_down.3", in_dim, dim, False)
         self.bn("patch_embed.conv_down.4", dim)
@@ -42,10 +43,10 @@ class Model:
                 if j < (depth + 1) // 2:
                     h, r, m = w // 2, math.ceil(w / 16), k + "mixer."
                     self.p[m + "in_proj.weight"] = draw(w, w, scale=w**-0.5)
-                    self.p[m + "x_proj.weight"] = draw(r + 6, h, scale=h**-0.5)
+                    self.p[m + "x_proj.weight"] = draw(r + 2 * state, h, scale=h**-0.5)
                     self.p[m + "dt_proj.weight"] = draw(h, r, scale=r**-0.5)
                     self.p[m + "dt_proj.bias"] = draw(h, scale=0.5, shift=-1.0)
-                    self.p[m + "A_log"], self.p[m + "D"] = draw(h, 3, scale=0.5, shift=0.5), draw(h, shift=1.0)
+                    self.p[m + "A_log"], self.p[m + "D"] = draw(h, state, scale=0.5, shift=0.5), draw(h, shift=1.0)
                     self.p[m + "out_proj.weight"] = draw(w, w, scale=w**-0.5)
                     for c in "xz":
                         self.p[m + f"conv1d_{c}.weight"] = draw(h, 3, scale=0.5)
@@ -53,7 +54,7 @@ class Model:
                     for n, o in (("qkv", 3 * w), ("proj", w)):
                         self.p[k + f"mixer.{n}.weight"] = draw(o, w, scale=w**-0.5)
                         self.p[k + f"mixer.{n}.bias"] = draw(o, scale=0.1)
-                for n, a, o in (("fc1", w, 2 * w), ("fc2", 2 * w, w)):
+                for n, a, o in (("fc1", w, ratio * w), ("fc2", ratio * w, w)):
                     self.p[k + f"mlp.{n}.weight"] = draw(o, a, scale=a**-0.5)
                     self.p[k + f"mlp.{n}.bias"] = draw(o, scale=0.1)
                 if scale:
@@ -92,11 +93,11 @@ class Model:
             return F.silu(y).transpose(1, 2)
 
         x, z = conv(x, "conv1d_x") * keep, conv(z, "conv1d_z")
-        dt, B, C = self.lin(x, k + "x_proj").split([r, 3, 3], -1)
+        dt, B, C = self.lin(x, k + "x_proj").split([r, self.state, self.state], -1)
         bias = self.p[k + "dt_proj.bias"] * (2 if self.compat else 1)
         delta = F.softplus(F.linear(dt, self.p[k + "dt_proj.weight"]) + bias) * keep
         A = -torch.exp(self.p[k + "A_log"])
-        s, ys = torch.zeros(h.shape[0], half, 3), []
+        s, ys = torch.zeros(h.shape[0], half, self.state), []
         for t in range(h.shape[1]):
             s = torch.exp(delta[:, t, :, None] * A) * s + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None, :]
             ys.append((s * C[:, t, None, :]).sum(-1) + self.p[k + "D"] * x[:, t])
@@ -158,9 +159,10 @@ def case(name, size, windows, scale=False, compat=False, training=False, gradien
     store.record(name, m.p, {"images": images}, out, "logits" if gradients else None, m.b)
 
 
-case("whole", (64, 64), [8, 8, 4, 2], gradients=False)
-case("windows", (96, 64), [8, 8, 2, 2], scale=True, gradients=False)
-case("padded", (72, 100), [8, 8, 3, 2])
-case("compat", (72, 100), [8, 8, 3, 2], compat=True, scale=True, gradients=False)
-case("training", (64, 64), [8, 8, 4, 2], training=True, batch=2)
-store.save("make_mambavision", SEED)
+if __name__ == "__main__":
+    case("whole", (64, 64), [8, 8, 4, 2], gradients=False)
+    case("windows", (96, 64), [8, 8, 2, 2], scale=True, gradients=False)
+    case("padded", (72, 100), [8, 8, 3, 2])
+    case("compat", (72, 100), [8, 8, 3, 2], compat=True, scale=True, gradients=False)
+    case("training", (64, 64), [8, 8, 4, 2], training=True, batch=2)
+    store.save("make_mambavision", SEED)

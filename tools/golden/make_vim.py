@@ -64,10 +64,10 @@ def rms(x, weight):
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-5) * weight
 
 
-def vim(case, size, patch, stride, width, depth, state, classes, divide=True):
+def vim(case, size, patch, stride, width, depth, state, classes, divide=True, channels=2, batch=2, gradient=True):
     grid = (size - patch) // stride + 1
     p = {
-        "patch_embed.proj.weight": draw(width, 2, patch, patch, scale=0.2),
+        "patch_embed.proj.weight": draw(width, channels, patch, patch, scale=0.2),
         "patch_embed.proj.bias": draw(width, scale=0.1),
         "cls_token": draw(1, 1, width),
         "pos_embed": draw(1, grid * grid + 1, width, scale=0.3),
@@ -78,22 +78,24 @@ def vim(case, size, patch, stride, width, depth, state, classes, divide=True):
     for i in range(depth):
         p[f"layers.{i}.norm.weight"] = draw(width, scale=0.2, shift=1.0)
         p.update(mixer_params(f"layers.{i}.mixer.", width, state, 4, 2))
-    images = draw(2, 2, size, size).detach()
+    images = draw(batch, channels, size, size).detach()
     x = F.conv2d(images, p["patch_embed.proj.weight"], p["patch_embed.proj.bias"], stride=stride)
     x = x.flatten(2).transpose(1, 2)
     middle = x.shape[1] // 2
-    x = torch.cat([x[:, :middle], p["cls_token"].expand(2, -1, -1), x[:, middle:]], 1) + p["pos_embed"]
+    x = torch.cat([x[:, :middle], p["cls_token"].expand(batch, -1, -1), x[:, middle:]], 1) + p["pos_embed"]
     outputs = {}
     for i in range(depth):
         x = x + mixer(p, f"layers.{i}.mixer.", rms(x, p[f"layers.{i}.norm.weight"]), divide)
         patches = torch.cat([x[:, :middle], x[:, middle + 1:]], 1)
-        outputs[f"map{i}"] = patches.transpose(1, 2).reshape(2, width, grid, grid)
+        outputs[f"map{i}"] = patches.transpose(1, 2).reshape(batch, width, grid, grid)
     x = rms(x, p["norm_f.weight"])
     outputs["features"] = x
     outputs["logits"] = x[:, middle] @ p["head.weight"].T + p["head.bias"]
-    store.record(case, p, {"images": images}, outputs, "logits")
+    store.record(case, p, {"images": images}, outputs, "logits" if gradient else None)
+    return p, images, outputs["logits"]
 
 
-vim("square", 12, 4, 4, 8, 2, 3, 3)
-vim("overlap", 11, 4, 3, 8, 1, 2, 3, divide=False)
-store.save("make_vim", SEED)
+if __name__ == "__main__":
+    vim("square", 12, 4, 4, 8, 2, 3, 3)
+    vim("overlap", 11, 4, 3, 8, 1, 2, 3, divide=False)
+    store.save("make_vim", SEED)
