@@ -14,6 +14,7 @@
 #include "aspis/base/error.h"
 #include "aspis/io/array_io.h"
 #include "aspis/io/names.h"
+#include "aspis/models/convnext.h"
 #include "aspis/models/registry.h"
 #include "aspis/nn/init.h"
 #include "aspis/nn/position_table.h"
@@ -26,21 +27,28 @@ using Shape = std::vector<int64_t>;
 /// What the loader knows of a family besides the names of its parameters.
 struct Family {
   const char* model_type;
-  /// Names of other implementations: text to replace by ours.
-  std::vector<std::pair<const char*, const char*>> renames;
+  /// What the names of its classifier begin with.
+  const char* classifier = "head.";
   /// Entries of pos_embed that are no patches, and whether they stand in its middle.
   int64_t tokens = 0;
   bool middle = false;
-  const char* classifier = "head.";
+  /// Names of other implementations: text to replace by ours, or a function.
+  std::vector<std::pair<const char*, const char*>> renames = {};
+  std::optional<std::string> (*translate)(std::string_view) = nullptr;
 };
 
 const Family& family_of(const std::string& model_type) {
   static const std::vector<Family> list{
       // BidirectionalMambaBlock of mlx-vision-mamba.
-      {"vision_mamba", {{".forward_mamba.", ".mamba_blocks.0."}, {".backward_mamba.", ".mamba_blocks.1."}}},
-      {"vim", {{".A_log_b", ".A_b_log"}}, 1, true},  // mambapy's word
+      {.model_type = "vision_mamba",
+       .renames = {{".forward_mamba.", ".mamba_blocks.0."}, {".backward_mamba.", ".mamba_blocks.1."}}},
+      // mambapy's word.
+      {.model_type = "vim", .tokens = 1, .middle = true, .renames = {{".A_log_b", ".A_b_log"}}},
+      {.model_type = "vit", .tokens = 1},
+      {.model_type = "convnext", .classifier = "head.fc.", .translate = convnext_name_from_torchvision},
+      {.model_type = "resnet", .classifier = "fc."},
   };
-  static const Family other{"", {}};
+  static const Family other{.model_type = ""};
   const auto at =
       std::find_if(list.begin(), list.end(), [&](const Family& f) { return f.model_type == model_type; });
   return at == list.end() ? other : *at;
@@ -148,6 +156,9 @@ class Matcher {
         name.replace(at, std::string_view(from).size(), to);
     }
     if (shapes_.contains(name)) return name;
+    if (family_.translate) {
+      if (auto other = family_.translate(name); other && shapes_.contains(*other)) return other;
+    }
     return std::nullopt;
   }
 
