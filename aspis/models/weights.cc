@@ -32,7 +32,8 @@ struct Family {
   /// Entries of pos_embed that are no patches, and whether they stand in its middle.
   int64_t tokens = 0;
   bool middle = false;
-  /// Names of other implementations: text to replace by ours, or a function.
+  /// Names of other implementations: text to replace by ours (^: at the
+  /// beginning only), or a function.
   std::vector<std::pair<const char*, const char*>> renames = {};
   std::optional<std::string> (*translate)(std::string_view) = nullptr;
 };
@@ -47,6 +48,15 @@ const Family& family_of(const std::string& model_type) {
       {.model_type = "vit", .tokens = 1},
       {.model_type = "convnext", .classifier = "head.fc.", .translate = convnext_name_from_torchvision},
       {.model_type = "resnet", .classifier = "fc."},
+      // Names of the first releases of VMamba.
+      {.model_type = "vmamba",
+       .classifier = "classifier.head.",
+       .renames = {{"^patch_embed.proj.", "patch_embed.0."},
+                   {"^patch_embed.norm.", "patch_embed.2."},
+                   {".ln_1.", ".norm."},
+                   {".self_attention.", ".op."},
+                   {"^norm.", "classifier.norm."},
+                   {"^head.", "classifier.head."}}},
   };
   static const Family other{.model_type = ""};
   const auto at =
@@ -151,9 +161,12 @@ class Matcher {
   /// The model's name for a tensor, or nothing.
   std::optional<std::string> ours(std::string name) const {
     if (shapes_.contains(name)) return name;
-    for (const auto& [from, to] : family_.renames) {
-      if (const size_t at = name.find(from); at != std::string::npos)
-        name.replace(at, std::string_view(from).size(), to);
+    for (const auto& [text, to] : family_.renames) {
+      std::string_view from = text;
+      const bool anchored = from.starts_with('^');
+      if (anchored) from.remove_prefix(1);
+      const size_t at = name.find(from);
+      if (at != std::string::npos && (!anchored || at == 0)) name.replace(at, from.size(), to);
     }
     if (shapes_.contains(name)) return name;
     if (family_.translate) {

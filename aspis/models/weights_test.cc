@@ -10,6 +10,7 @@
 #include "aspis/models/pretrained.h"
 #include "aspis/models/vim.h"
 #include "aspis/models/vision_mamba.h"
+#include "aspis/models/vmamba.h"
 #include "aspis/nn/test_support.h"
 
 namespace aspis {
@@ -302,6 +303,35 @@ TEST_CASE("the names of other implementations are translated") {
   }
   CHECK(match_weights(model, t.write()).unused.size() == n);
   CHECK(match_weights(model, t.write(), {.ema = true}).prefix == "model_ema.");
+}
+
+TEST_CASE("the names of VMamba's first releases are translated, and linear layers may be 1 x 1 convolutions") {
+  VMambaConfig c;
+  c.img_size = 32;
+  c.num_classes = 3;
+  c.dim = 8;
+  c.depths = {1, 1, 1, 1};
+  c.d_state = 2;
+  const VMamba model(c, 1);
+  NamedArrays old;
+  for (auto [name, value] : model.state()) {
+    const auto rename = [&, &key = name](const std::string& from, const std::string& to) {
+      if (const size_t at = key.find(from); at != std::string::npos) key.replace(at, from.size(), to);
+    };
+    rename("patch_embed.0.", "patch_embed.proj.");
+    rename("patch_embed.2.", "patch_embed.norm.");
+    rename(".norm.",
+           name.starts_with("layers") && name.find("downsample") == std::string::npos ? ".ln_1." : ".norm.");
+    rename(".op.", ".self_attention.");
+    rename("classifier.", "");
+    if (name.ends_with("in_proj.weight")) value = mx::reshape(value, {value.shape(0), value.shape(1), 1, 1});
+    old.emplace_back(name, value);
+  }
+  VMamba other(c, 2);
+  const WeightReport report = load_weights(other, WeightFile::parse(dump_arrays(old), "old.safetensors"));
+  CHECK(report.complete());
+  const auto images = mx::reshape(mx::arange(32.0 * 32 * 3), {1, 32, 32, 3}) / mx::array(3072.f);
+  CHECK(values_of(other.logits(images)) == values_of(model.logits(images)));
 }
 
 TEST_CASE("the model of a file is told by its shapes, and model folders and the hub's cache are opened") {
