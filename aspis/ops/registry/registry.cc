@@ -15,7 +15,9 @@
 #include "aspis/ops/layer_norm/layer_norm_cases.h"
 #include "aspis/ops/linear/linear_cases.h"
 #include "aspis/ops/mamba3/mamba3_cases.h"
+#include "aspis/ops/pool/pool_cases.h"
 #include "aspis/ops/pscan/pscan_cases.h"
+#include "aspis/ops/resample/interpolate_cases.h"
 #include "aspis/ops/rms_norm/rms_norm_cases.h"
 #include "aspis/ops/selective_scan/selective_scan_cases.h"
 #include "aspis/ops/silu/silu_cases.h"
@@ -32,7 +34,7 @@ const std::vector<harness::OpEntry>& op_registry() {
       rms_norm_entry(),       softmax_entry(),       silu_entry(),          gelu_entry(),
       add_n_entry(),          cross_entropy_entry(), adamw_entry(),         grad_norm_entry(),
       conv2d_entry(),         conv3d_entry(),        batch_norm_entry(),    layer_norm_channels_first_entry(),
-      group_norm_entry(),
+      interpolate_entry(),    max_pool_entry(),      avg_pool_entry(),      group_norm_entry(),
   };
   return entries;
 }
