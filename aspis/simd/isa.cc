@@ -6,6 +6,7 @@
 #include <hwy/detect_targets.h>
 #include <hwy/targets.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
@@ -16,19 +17,19 @@ namespace {
 struct Isa {
   int64_t bit;
   std::string_view name;
+  bool units = false;  // for bfloat16, which Highway does not know of here
 };
 
 constexpr Isa kIsas[] = {
-    {HWY_AVX3, "avx512"}, {HWY_AVX2, "avx2"},       {HWY_SSE4, "sse4"},     {HWY_NEON, "neon"},
-    {1LL << 29, "neon"},  {HWY_EMU128, "portable"}, {HWY_SCALAR, "scalar"},
+    {HWY_AVX3, "avx512_bf16", true},
+    {HWY_AVX3, "avx512"},
+    {HWY_AVX2, "avx2"},
+    {HWY_SSE4, "sse4"},
+    {HWY_NEON, "neon"},
+    {1LL << 29, "neon"},
+    {HWY_EMU128, "portable"},
+    {HWY_SCALAR, "scalar"},
 };
-
-std::string_view name_of(int64_t bit) {
-  for (const Isa& isa : kIsas) {
-    if (isa.bit == bit) return isa.name;
-  }
-  return "unknown";
-}
 
 // What this CPU has among the compiled targets, before anything was forced.
 int64_t native_targets() {
@@ -36,17 +37,36 @@ int64_t native_targets() {
   return targets;
 }
 
-int64_t lowest_bit(int64_t mask) { return mask & -mask; }
-
-int64_t find(std::string_view name) {
-  for (const Isa& isa : kIsas) {
-    if (isa.name == name && (native_targets() & isa.bit) != 0) return isa.bit;
-  }
-  return 0;
+bool native_units() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool has = (native_targets() & HWY_AVX3) != 0 && __builtin_cpu_supports("avx512bf16") != 0;
+  return has;
+#else
+  return false;
+#endif
 }
 
-void set_targets(int64_t mask) {
-  hwy::SetSupportedTargetsForTest(mask);
+// Whether a lower level was not asked for.
+std::atomic<bool>& units_allowed() {
+  static std::atomic<bool> allowed{true};
+  return allowed;
+}
+
+int64_t lowest_bit(int64_t mask) { return mask & -mask; }
+
+bool is_native(const Isa& isa) { return (native_targets() & isa.bit) != 0 && (!isa.units || native_units()); }
+
+const Isa* find(std::string_view name) {
+  for (const Isa& isa : kIsas) {
+    if (isa.name == name && is_native(isa)) return &isa;
+  }
+  return nullptr;
+}
+
+// Null: the best one.
+void activate(const Isa* isa) {
+  units_allowed() = !isa || isa->units;
+  hwy::SetSupportedTargetsForTest(isa ? isa->bit : 0);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
 
@@ -75,7 +95,7 @@ Error unknown_isa(std::string where, std::string_view name) {
 std::vector<std::string> supported_isas() {
   std::vector<std::string> names;
   for (const Isa& isa : kIsas) {
-    if ((native_targets() & isa.bit) != 0) names.emplace_back(isa.name);
+    if (is_native(isa)) names.emplace_back(isa.name);
   }
   return names;
 }
@@ -84,16 +104,25 @@ std::string active_isa() {
   simd_detail::apply_isa_env();
   const std::lock_guard lock(mutex());
   if (!bad_env().empty()) throw unknown_isa("ASPIS_ISA", bad_env());
-  return std::string(name_of(lowest_bit(hwy::SupportedTargets() & HWY_TARGETS)));
+  const int64_t bit = lowest_bit(hwy::SupportedTargets() & HWY_TARGETS);
+  for (const Isa& isa : kIsas) {
+    if (isa.bit == bit && (!isa.units || (native_units() && units_allowed()))) return std::string(isa.name);
+  }
+  return "unknown";
 }
 
 void force_isa(std::string_view name) {
   simd_detail::apply_isa_env();
   const std::lock_guard lock(mutex());
-  const int64_t bit = name.empty() ? 0 : find(name);
-  if (!name.empty() && bit == 0) throw unknown_isa("force_isa", name);
+  const Isa* const isa = name.empty() ? nullptr : find(name);
+  if (!name.empty() && !isa) throw unknown_isa("force_isa", name);
   bad_env().clear();
-  set_targets(bit);
+  activate(isa);
+}
+
+bool bf16_units() {
+  simd_detail::apply_isa_env();
+  return native_units() && units_allowed() && lowest_bit(hwy::SupportedTargets() & HWY_TARGETS) == HWY_AVX3;
 }
 
 namespace simd_detail {
@@ -103,11 +132,11 @@ bool apply_isa_env() noexcept {
     native_targets();
     const char* env = std::getenv("ASPIS_ISA");
     if (env == nullptr || *env == '\0') return true;
-    const int64_t bit = find(env);
-    if (bit == 0) {
+    const Isa* const isa = find(env);
+    if (!isa) {
       bad_env() = env;
     } else {
-      set_targets(bit);
+      activate(isa);
     }
     return true;
   }();

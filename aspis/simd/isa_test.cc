@@ -29,6 +29,15 @@ TEST_CASE("a forced instruction set becomes active and can be released") {
   CHECK(active_isa() == isas.front());
 }
 
+TEST_CASE("units for bfloat16 belong to the level that is named after them") {
+  for (const auto& name : supported_isas()) {
+    force_isa(name);
+    CHECK(bf16_units() == (name == "avx512_bf16"));
+  }
+  force_isa("");
+  CHECK(bf16_units() == (supported_isas().front() == "avx512_bf16"));
+}
+
 TEST_CASE("an unknown instruction set is a usage error that lists what exists") {
   try {
     force_isa("avx9000");

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/storage.h"
 #include "aspis/ops/linear/kernel/cpu.h"
 
 namespace aspis {
@@ -45,6 +46,17 @@ T* workspace(mx::cpu::CommandEncoder& encoder, int64_t values, const char* op) {
   return static_cast<T*>(ops::allocate_scratch(encoder, static_cast<size_t>(values) * sizeof(T), op));
 }
 
+// Calls f(S{}, W{}): how x is stored (the first of `in`) and the weight (the second).
+template <typename F>
+void with_types(const Arrays& in, const F& f) {
+  ops::dispatch_storage(in[0].dtype(), [&](auto storage) {
+    if constexpr (std::is_same_v<decltype(storage), Bf16>) {
+      if (in[1].dtype() == mx::float32) return f(storage, float{});
+    }
+    f(storage, storage);
+  });
+}
+
 bool needs_exponential(Activation a) { return a != Activation::kNone && a != Activation::kRelu; }
 
 int64_t row_count(const mx::array& a) {
@@ -60,37 +72,7 @@ class LinearVjp : public ops::CpuPrimitive {
       : CpuPrimitive(stream), activation_(activation), wanted_(std::move(wanted)) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      kernel::LinearVjpParams<T> p;
-      p.rows = row_count(in[0]);
-      p.out = in[1].shape(0);
-      p.in = in[1].shape(1);
-      const auto x = rows_of<T>(encoder, in[0], name()), weight = rows_of<T>(encoder, in[1], name()),
-                 dy = rows_of<T>(encoder, in[2], name());
-      p.x = x.data;
-      p.x_stride = x.stride;
-      p.weight = weight.data;
-      p.weight_stride = weight.stride;
-      p.dy = dy.data;
-      p.dy_stride = dy.stride;
-      for (size_t i = 0; i < wanted_.size(); i++) {
-        ops::allocate(encoder, out[i], name());
-        T* data = out[i].data<T>();
-        (wanted_[i] == 0 ? p.dx : wanted_[i] == 1 ? p.dweight : p.dbias) = data;
-      }
-      if (activation_ != Activation::kNone) {
-        p.activation = activation_;
-        p.pre = ops::packed<T>(encoder, in[3], name());
-        p.dz = workspace<T>(encoder, p.rows * p.out, name());
-      }
-      p.workspace = workspace<T>(encoder,
-                                 kernel::linear_vjp_workspace(p.rows, p.in, p.out, p.dx != nullptr,
-                                                              p.dweight != nullptr, p.dbias != nullptr),
-                                 name());
-      encoder.dispatch([p] { kernel::linear_vjp(p); });
-    });
+    with_types(in, [&](auto storage, auto weight) { eval<decltype(storage), decltype(weight)>(in, out); });
   }
 
   bool is_equivalent(const mx::Primitive& other) const override {
@@ -106,6 +88,45 @@ class LinearVjp : public ops::CpuPrimitive {
   }
 
  private:
+  template <typename T, typename W>
+  void eval(const Arrays& in, Arrays& out) {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    kernel::LinearVjpParams<T, W> p;
+    p.rows = row_count(in[0]);
+    p.out = in[1].shape(0);
+    p.in = in[1].shape(1);
+    const auto x = rows_of<T>(encoder, in[0], name()), dy = rows_of<T>(encoder, in[2], name());
+    const auto weight = rows_of<W>(encoder, in[1], name());
+    p.x = x.data;
+    p.x_stride = x.stride;
+    p.weight = weight.data;
+    p.weight_stride = weight.stride;
+    p.dy = dy.data;
+    p.dy_stride = dy.stride;
+    for (size_t i = 0; i < wanted_.size(); i++) {
+      ops::allocate(encoder, out[i], name());
+      if (wanted_[i] == 0) p.dx = out[i].data<T>();
+      if (wanted_[i] == 1) p.dweight = out[i].data<W>();
+      if (wanted_[i] == 2) p.dbias = out[i].data<Arithmetic<T>>();
+    }
+    if (activation_ != Activation::kNone) {
+      p.activation = activation_;
+      p.pre = ops::packed<T>(encoder, in[3], name());
+      p.dz = workspace<T>(encoder, p.rows * p.out, name());
+    }
+    constexpr bool kHalf = std::is_same_v<T, Bf16>;
+    const auto size = kHalf ? kernel::half_linear_vjp_workspace : kernel::linear_vjp_workspace;
+    p.workspace = workspace<Arithmetic<T>>(
+        encoder, size(p.rows, p.in, p.out, p.dx != nullptr, p.dweight != nullptr, p.dbias != nullptr), name());
+    encoder.dispatch([p] {
+      if constexpr (kHalf) {
+        kernel::half_linear_vjp(p);
+      } else {
+        kernel::linear_vjp(p);
+      }
+    });
+  }
+
   Activation activation_;
   std::vector<int> wanted_;
 };
@@ -127,31 +148,7 @@ class Linear : public ops::CpuPrimitive {
   Linear(mx::Stream stream, const Form& form) : CpuPrimitive(stream), form_(form) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      kernel::LinearParams<T> p;
-      p.rows = row_count(in[0]);
-      p.out = in[1].shape(0);
-      p.in = in[1].shape(1);
-      const auto x = rows_of<T>(encoder, in[0], name()), weight = rows_of<T>(encoder, in[1], name());
-      p.x = x.data;
-      p.x_stride = x.stride;
-      p.weight = weight.data;
-      p.weight_stride = weight.stride;
-      if (form_.bias) p.bias = ops::packed<T>(encoder, in[2], name());
-      p.end.activation = form_.activation;
-      if (form_.residual) {
-        const auto residual = rows_of<T>(encoder, in.back(), name());
-        p.end.residual = residual.data;
-        p.end.residual_stride = residual.stride;
-      }
-      for (auto& o : out) ops::allocate(encoder, o, name());
-      p.y = out[0].data<T>();
-      if (form_.keep_pre) p.end.pre = out[1].data<T>();
-      p.workspace = workspace<T>(encoder, kernel::linear_workspace(p.rows, p.in, p.out), name());
-      encoder.dispatch([p] { kernel::linear(p); });
-    });
+    with_types(in, [&](auto storage, auto weight) { eval<decltype(storage), decltype(weight)>(in, out); });
   }
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
@@ -164,10 +161,14 @@ class Linear : public ops::CpuPrimitive {
     Arrays gradients;
     if (!wanted.empty()) {
       std::vector<mx::Shape> shapes;
-      for (const int i : wanted) shapes.push_back(primals[i].shape());
+      std::vector<mx::Dtype> dtypes;
+      for (const int i : wanted) {
+        shapes.push_back(primals[i].shape());
+        dtypes.push_back(primals[i].dtype());
+      }
       Arrays inputs{primals[0], primals[1], cotangents[0]};
       if (form_.activation != Activation::kNone) inputs.push_back(pre(primals, outputs));
-      gradients = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(wanted.size(), primals[0].dtype()),
+      gradients = mx::array::make_arrays(shapes, dtypes,
                                          std::make_shared<LinearVjp>(stream(), form_.activation, wanted), inputs);
     }
     Arrays result;
@@ -191,6 +192,41 @@ class Linear : public ops::CpuPrimitive {
   }
 
  private:
+  template <typename T, typename W>
+  void eval(const Arrays& in, Arrays& out) {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    kernel::LinearParams<T, W> p;
+    p.rows = row_count(in[0]);
+    p.out = in[1].shape(0);
+    p.in = in[1].shape(1);
+    const auto x = rows_of<T>(encoder, in[0], name());
+    const auto weight = rows_of<W>(encoder, in[1], name());
+    p.x = x.data;
+    p.x_stride = x.stride;
+    p.weight = weight.data;
+    p.weight_stride = weight.stride;
+    if (form_.bias) p.bias = ops::packed<Arithmetic<T>>(encoder, in[2], name());
+    p.end.activation = form_.activation;
+    if (form_.residual) {
+      const auto residual = rows_of<T>(encoder, in.back(), name());
+      p.end.residual = residual.data;
+      p.end.residual_stride = residual.stride;
+    }
+    for (auto& o : out) ops::allocate(encoder, o, name());
+    p.y = out[0].data<T>();
+    if (form_.keep_pre) p.end.pre = out[1].data<T>();
+    constexpr bool kHalf = std::is_same_v<T, Bf16>;
+    const auto size = kHalf ? kernel::half_linear_workspace : kernel::linear_workspace;
+    p.workspace = workspace<Arithmetic<T>>(encoder, size(p.rows, p.in, p.out), name());
+    encoder.dispatch([p] {
+      if constexpr (kHalf) {
+        kernel::half_linear(p);
+      } else {
+        kernel::linear(p);
+      }
+    });
+  }
+
   // What the activation's gradient is taken at: kept, found in y, or computed again.
   mx::array pre(const Arrays& primals, const Arrays& outputs) {
     if (form_.keep_pre) return outputs[1];
@@ -230,8 +266,8 @@ mx::array linear(const mx::array& x, const mx::array& weight, const std::optiona
 mx::array linear(const mx::array& x, const mx::array& weight, const LinearOptions& o, mx::StreamOrDevice s) {
   const auto stream = mx::to_stream(s);
   const auto pointer = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
-  const mx::Dtype dtype = ops::compute_dtype(
-      "linear", {{"x", &x}, {"weight", &weight}, {"bias", pointer(o.bias)}, {"residual", pointer(o.residual)}});
+  const mx::Dtype dtype = ops::storage_dtype(
+      "linear", x, {{"x", &x}, {"weight", &weight}, {"bias", pointer(o.bias)}, {"residual", pointer(o.residual)}});
   require(weight.ndim() == 2, [&] {
     return Error::Parts{
         .where = "linear", .required = "weight must have shape {out, in}", .got = ops::to_string(weight.shape())};
@@ -245,13 +281,19 @@ mx::array linear(const mx::array& x, const mx::array& weight, const LinearOption
   });
   mx::Shape shape = x.shape();
   shape.back() = weight.shape(0);
-  mx::Dtype result = mx::promote_types(x.dtype(), weight.dtype());
+  const bool half = dtype == mx::bfloat16;
+  mx::Dtype result = half ? dtype : mx::promote_types(x.dtype(), weight.dtype());
+  const auto widest = [&](const mx::array& a) {
+    if (!half) result = mx::promote_types(result, a.dtype());
+  };
   Form form{.activation = o.activation, .bias = o.bias.has_value(), .residual = o.residual.has_value()};
-  Arrays inputs{mx::astype(x, dtype, stream), mx::astype(weight, dtype, stream)};
+  // Beside activations in bfloat16 a weight in float32 stays as it is.
+  const bool master = half && weight.dtype() == mx::float32;
+  Arrays inputs{mx::astype(x, dtype, stream), master ? weight : mx::astype(weight, dtype, stream)};
   if (o.bias) {
     ops::require_shape("linear", "bias", *o.bias, {weight.shape(0)}, "{out}");
-    result = mx::promote_types(result, o.bias->dtype());
-    inputs.push_back(mx::astype(*o.bias, dtype, stream));
+    widest(*o.bias);
+    inputs.push_back(mx::astype(*o.bias, ops::arithmetic_dtype(dtype), stream));
   }
   if (o.residual) {
     require(broadcasts_to(o.residual->shape(), shape), [&] {
@@ -259,13 +301,18 @@ mx::array linear(const mx::array& x, const mx::array& weight, const LinearOption
                           .required = "residual must broadcast to the result " + ops::to_string(shape),
                           .got = ops::to_string(o.residual->shape())};
     });
-    result = mx::promote_types(result, o.residual->dtype());
+    widest(*o.residual);
     inputs.push_back(mx::broadcast_to(mx::astype(*o.residual, dtype, stream), shape, stream));
   }
   if (ops::choose_back_end("linear", stream) == ops::BackEnd::kComposed) {
     LinearOptions wide{.bias = {}, .activation = o.activation, .residual = {}};
     if (o.bias) wide.bias = inputs[2];
     if (o.residual) wide.residual = inputs.back();
+    if (half) {  // in float32 throughout, as the kernel does, the weight rounded
+      for (auto& a : inputs)
+        a = mx::astype(mx::astype(a, &a == &inputs[1] ? mx::bfloat16 : a.dtype(), stream), mx::float32, stream);
+      if (o.residual) wide.residual = inputs.back();
+    }
     return mx::astype(linear_composed(inputs[0], inputs[1], wide, stream), result, stream);
   }
   // A tracer among the inputs means that a gradient may be asked for.

@@ -21,8 +21,14 @@ struct LinearOptions {
 /// @param x       {..., in}, floating point; rows with gaps (a slice along the last axis) are read in place
 /// @param weight  {out, in}, as PyTorch keeps it
 /// @param bias    {out}, or absent
-/// @return {..., out}, in the widest dtype of the arguments; float16 and
-///         bfloat16 are computed in float32, float64 in float64
+/// @return {..., out}, in the widest dtype of the arguments; float16 is computed
+///         in float32, float64 in float64
+///
+/// With x in bfloat16 the result is bfloat16 whatever the weight is (but float64):
+/// the weight may stay in float32 and is rounded on the way, sums are float32, and
+/// the gradient of each argument has its dtype. With the units of AVX-512 for
+/// bfloat16, products are added in pairs and denormal numbers count as zero; results
+/// then differ in the last bits from those of other instruction sets.
 ///
 /// Gradients for all three. Bit-equal for any number of threads; on x86 with
 /// AVX-512 a row does not depend on the other rows either.

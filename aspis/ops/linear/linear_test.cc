@@ -5,6 +5,7 @@
 #include <mlx/transforms.h>
 
 #include "aspis/base/error.h"
+#include "aspis/ops/harness/bf16.h"
 #include "aspis/ops/harness/harness_doctest.h"
 #include "aspis/ops/linear/linear_cases.h"
 
@@ -12,6 +13,28 @@ using namespace aspis;
 namespace mx = mlx::core;
 
 TEST_CASE("linear conforms on every instruction set") { harness::expect_conforms(linear_entry()); }
+
+TEST_CASE("linear conforms in bfloat16 on every instruction set") {
+  harness::expect_bf16_conforms(linear_entry());
+}
+
+TEST_CASE("linear in bfloat16 takes master weights in float32 and gives their gradients in it") {
+  const auto x = mx::astype(mx::sin(mx::arange(0.0f, 60.0f)), mx::bfloat16);
+  const auto w = mx::cos(mx::arange(0.0f, 84.0f)), b = mx::arange(0.0f, 7.0f);
+  const std::function<mx::array(const std::vector<mx::array>&)> loss = [](const std::vector<mx::array>& a) {
+    const auto y = linear(mx::reshape(a[0], {5, 12}), mx::reshape(a[1], {7, 12}), a[2]);
+    CHECK(y.dtype() == mx::bfloat16);
+    return mx::sum(mx::astype(y, mx::float32));
+  };
+  const auto g = mx::grad(loss, std::vector<int>{0, 1, 2})({x, w, b});
+  CHECK(g[0].dtype() == mx::bfloat16);
+  CHECK(g[1].dtype() == mx::float32);
+  CHECK(g[2].dtype() == mx::float32);
+  // Sums of the rounded x, in float32: no rounding of the gradient.
+  const auto columns = mx::sum(mx::reshape(mx::astype(x, mx::float32), {5, 12}), 0);
+  CHECK(mx::allclose(mx::reshape(g[1], {7, 12}), mx::broadcast_to(columns, {7, 12}), 1e-6, 1e-6).item<bool>());
+  CHECK(mx::array_equal(g[2], mx::full({7}, 5.f)).item<bool>());
+}
 
 TEST_CASE("linear reads slices along the last axis and batches of them in place") {
   const auto wide = mx::reshape(mx::arange(0.0f, 240.0f), {4, 5, 12});

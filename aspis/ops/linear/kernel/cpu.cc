@@ -18,6 +18,7 @@
 #include <type_traits>
 
 #include "aspis/base/parallel.h"
+#include "aspis/ops/linear/kernel/cuts.h"
 #include "aspis/ops/linear/kernel/matrix.h"
 #include "aspis/ops/linear/kernel/product.h"
 #include "aspis/simd/targets.h"
@@ -84,55 +85,6 @@ void sum_parts(const T* from, int64_t parts, int64_t n, T* to) {
 
 namespace {
 
-// Rows of a task, a multiple of every tile height; small, so that the last
-// tasks end together.
-constexpr int64_t kRows = 48;
-
-// A cut of [0, n) into at most `parts` parts at multiples of `unit`.
-struct Cut {
-  int64_t n = 0, size = 0, count = 0;
-
-  Cut(int64_t total, int64_t parts, int64_t unit) : n(total) {
-    if (n <= 0) return;
-    size = div_ceil(div_ceil(n, std::max<int64_t>(1, parts)), unit) * unit;
-    count = div_ceil(n, size);
-  }
-  int64_t first(int64_t i) const { return i * size; }
-  int64_t length(int64_t i) const { return i + 1 == count ? n - i * size : size; }
-  int64_t last(int64_t i) const { return first(i) + length(i); }
-};
-
-Cut cut_rows(int64_t rows) { return {rows, div_ceil(rows, kRows), kRows}; }
-
-// Columns of packed B in parts of at least kPanelCut.
-Cut cut_columns(int64_t columns, int64_t parts) {
-  Cut cut(columns, std::min(parts, std::max<int64_t>(1, columns / kPanelCut)), kPanelCut);
-  if (cut.count > 1 && cut.length(cut.count - 1) < kPanelCut) cut.count--;
-  return cut;
-}
-
-struct WeightCut {
-  Cut out, in, tokens;
-
-  WeightCut(int64_t rows, int64_t ins, int64_t outs) : out(0, 1, 1), in(0, 1, 1), tokens(0, 1, 1) {
-    constexpr int64_t kTasks = 16;
-    out = Cut(outs, div_ceil(outs, 240), 24);
-    in = Cut(ins, div_ceil(ins, 256), 64);
-    // A partial result costs a write and a read of the whole gradient, which
-    // must stay small beside the product; in cache it costs less.
-    const int64_t least = ins * outs <= (1 << 16) ? 512 : 1024;
-    const int64_t tiles = std::max<int64_t>(1, out.count * in.count);
-    const int64_t chunks = std::clamp<int64_t>(div_ceil(kTasks, tiles), 1, std::max<int64_t>(1, rows / least));
-    tokens = Cut(rows, chunks, 16);
-    if (tiles * tokens.count < kTasks / 2) {
-      const int64_t more = div_ceil(kTasks / 2, std::max<int64_t>(1, in.count * tokens.count));
-      out = Cut(outs, std::clamp<int64_t>(more, 1, std::max<int64_t>(1, outs / 48)), 24);
-    }
-  }
-};
-
-enum class Weight : bool { kAsIs, kTransposed };
-
 template <typename T>
 void pack_columns(Weight form, const T* w, int64_t stride, int64_t k, int64_t n, int64_t first, int64_t last,
                   T* packed) {
@@ -158,7 +110,7 @@ void product(int64_t rows, int64_t n, int64_t k, const T* x, int64_t x_stride, W
       gemm(Transpose::kNo, static_cast<Transpose>(form == Weight::kTransposed), m, n, k, T(1), x + r * x_stride,
            x_stride, w, w_stride, T(0), y + r * n, n);
       if (bias) add_bias(y + r * n, n, m, n, bias);
-      finish(end.at(r, 0, n), m, n, y + r * n, n);
+      if (!end.empty()) finish(end.at(r, 0, n), m, n, y + r * n, n, y + r * n, n);
     });
     return;
   }
@@ -180,7 +132,9 @@ void product(int64_t rows, int64_t n, int64_t k, const T* x, int64_t x_stride, W
     if (columns.count == 1) before(i, r, m);
     if (!pack_first) pack_columns(form, w, w_stride, k, n, c0, c1, packed);
     multiply_packed(m, n, k, x + r * x_stride, x_stride, packed, c0, c1, bias, false, y + r * n, n);
-    finish(end.at(r, c0, n), m, c1 - c0, y + r * n + c0, n);
+    if (end.empty()) return;
+    T* const part = y + r * n + c0;
+    finish(end.at(r, c0, n), m, c1 - c0, part, n, part, n);
   });
 }
 

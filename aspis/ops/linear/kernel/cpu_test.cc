@@ -162,7 +162,7 @@ TEST_CASE("activations hand on what is not a number, and know their limits") {
       CAPTURE(static_cast<int>(kind));
       std::vector<float> v{nan, inf, -30000.f, 30000.f, 0.f}, z = v, dz(5);
       const std::vector<float> dy(5, 2.f);
-      kernel::finish<float>({kind, nullptr, 0, nullptr}, 1, 5, v.data(), 5);
+      kernel::finish<float>({kind, nullptr, 0, nullptr}, 1, 5, v.data(), 5, v.data(), 5);
       CHECK(std::isnan(v[0]));
       CHECK(v[1] == inf);
       CHECK(v[2] == 0.f);
@@ -213,6 +213,182 @@ TEST_CASE("a row of linear does not depend on how many rows there are") {
       CHECK(std::memcmp(some.dx.data(), all.dx.data(), some.dx.size() * sizeof(float)) == 0);
     }
   }
+}
+
+namespace {
+
+std::vector<Bf16> rounded(const std::vector<float>& v) {
+  std::vector<Bf16> h(v.size());
+  std::transform(v.begin(), v.end(), h.begin(), to_bf16);
+  return h;
+}
+std::vector<double> widened(const std::vector<Bf16>& v) {
+  std::vector<double> d(v.size());
+  std::transform(v.begin(), v.end(), d.begin(), [](Bf16 h) { return double(to_float(h)); });
+  return d;
+}
+
+template <typename W>
+struct HalfOutputs {
+  std::vector<Bf16> y, dx, pre, dz;
+  std::vector<W> dweight;
+  std::vector<float> dbias;
+  Outputs<double> want;  // from the rounded inputs; gradients at the rounded z
+};
+
+template <typename W>
+HalfOutputs<W> run_half(int64_t rows, int64_t in, int64_t out, int64_t gap = 0,
+                        Activation kind = Activation::kNone, bool with_reference = true) {
+  const auto x = rounded(random_values<float>("x", rows * (in + gap) + 1));
+  const auto wf = random_values<float>("w", out * (in + gap) + 1), b = random_values<float>("b", out);
+  const auto wh = rounded(wf);
+  const auto dy = rounded(random_values<float>("dy", rows * (out + gap) + 1));
+  const auto residual = rounded(random_values<float>("residual", rows * (out + gap) + 1));
+  const Bf16 nan = to_bf16(std::numeric_limits<float>::quiet_NaN());
+  const auto fill = [&](int64_t n) { return std::vector<Bf16>(n, nan); };
+  HalfOutputs<W> o{fill(rows * out), fill(rows * in), fill(rows * out), fill(rows * out), {}, {}, {}};
+  o.dweight.resize(out * in);
+  o.dbias.resize(out);
+  std::vector<float> work(std::max(kernel::half_linear_workspace(rows, in, out),
+                                   kernel::half_linear_vjp_workspace(rows, in, out, true, true, true)) +
+                              1,
+                          std::numeric_limits<float>::quiet_NaN());
+  const int64_t skip = gap > 0 ? 1 : 0;  // of x, so that it begins at an odd place
+  kernel::LinearParams<Bf16, W> p{.rows = rows,
+                                  .in = in,
+                                  .out = out,
+                                  .x = x.data() + skip,
+                                  .x_stride = in + gap,
+                                  .weight_stride = in + gap,
+                                  .bias = b.data(),
+                                  .y = o.y.data(),
+                                  .workspace = work.data()};
+  if constexpr (std::is_same_v<W, float>) {
+    p.weight = wf.data();
+  } else {
+    p.weight = wh.data();
+  }
+  kernel::LinearVjpParams<Bf16, W> g{.rows = rows,
+                                     .in = in,
+                                     .out = out,
+                                     .x = p.x,
+                                     .weight = p.weight,
+                                     .dy = dy.data(),
+                                     .x_stride = in + gap,
+                                     .weight_stride = in + gap,
+                                     .dy_stride = out + gap,
+                                     .dx = o.dx.data(),
+                                     .dweight = o.dweight.data(),
+                                     .dbias = o.dbias.data(),
+                                     .workspace = work.data()};
+  if (kind != Activation::kNone) {
+    p.end = {kind, residual.data(), out + gap, o.pre.data()};
+    g.activation = kind;
+    g.pre = o.pre.data();
+    g.dz = o.dz.data();
+  }
+  kernel::half_linear(p);
+  kernel::half_linear_vjp(g);
+  if (!with_reference) return o;
+  const auto xd = widened(x), wd = widened(wh), dyd = widened(dy), rd = widened(residual), zd = widened(o.pre);
+  const std::vector<double> bd(b.begin(), b.end());
+  auto& want = o.want;
+  want = {std::vector<double>(rows * out), std::vector<double>(rows * in),  std::vector<double>(out * in),
+          std::vector<double>(out),        std::vector<double>(rows * out), std::vector<double>(rows * out)};
+  kernel::linear_reference<double>(
+      {rows,
+       in,
+       out,
+       xd.data() + skip,
+       in + gap,
+       wd.data(),
+       in + gap,
+       bd.data(),
+       want.y.data(),
+       nullptr,
+       {kind, kind != Activation::kNone ? rd.data() : nullptr, out + gap, want.pre.data()}});
+  kernel::linear_vjp_reference<double>({rows, in, out, xd.data() + skip, wd.data(), dyd.data(), in + gap, in + gap,
+                                        out + gap, want.dx.data(), want.dweight.data(), want.dbias.data(), nullptr,
+                                        kind, zd.data(), nullptr});
+  return o;
+}
+
+template <typename W>
+void check_half(int64_t rows, int64_t in, int64_t out, int64_t gap, Activation kind) {
+  CAPTURE(rows);
+  CAPTURE(in);
+  CAPTURE(out);
+  CAPTURE(gap);
+  CAPTURE(static_cast<int>(kind));
+  const auto o = run_half<W>(rows, in, out, gap, kind);
+  // One rounding to 8 bits of the largest value, and a little for the sum; with an activation dz is rounded
+  // before.
+  const double once = 1.01 / 256;
+  CHECK(error(widened(o.y), o.want.y) < once);
+  CHECK(error(widened(o.dx), o.want.dx) < 2 * once);
+  if (kind != Activation::kNone) {
+    CHECK(error(widened(o.pre), o.want.pre) < once);
+    CHECK(error(o.dbias, o.want.dbias) < once);
+  } else {
+    CHECK(error(o.dbias, o.want.dbias) < 2e-6);
+  }
+  if constexpr (std::is_same_v<W, float>) {
+    CHECK(error(o.dweight, o.want.dweight) < (kind == Activation::kNone ? 3e-6 : once));
+  } else {
+    CHECK(error(widened(o.dweight), o.want.dweight) < 2 * once);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("linear stored as bfloat16 matches the definition on the rounded inputs") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    for (const auto [rows, in, out] : kSizes) {
+      for (const int64_t gap : {0, 3}) {
+        check_half<float>(rows, in, out, gap, Activation::kNone);
+        check_half<Bf16>(rows, in, out, gap, Activation::kNone);
+      }
+    }
+    for (const Activation kind : {Activation::kRelu, Activation::kGelu}) {
+      for (const auto [rows, in, out] : {Size{1, 5, 3}, Size{17, 64, 10}, Size{2, 9, 200}, Size{130, 127, 36}}) {
+        check_half<float>(rows, in, out, 3, kind);
+        check_half<Bf16>(rows, in, out, 0, kind);
+      }
+    }
+  }
+  force_isa("");
+}
+
+TEST_CASE("linear stored as bfloat16 gives the same bits for any number of threads and rows") {
+  const auto same = [](const auto& a, const auto& b) {
+    return std::memcmp(a.data(), b.data(), std::min(a.size(), b.size()) * sizeof(a[0])) == 0;
+  };
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    for (const auto [rows, in, out] : {Size{1, 300, 200}, Size{777, 201, 130}, Size{3000, 24, 36}}) {
+      set_num_threads(1);
+      const auto want = run_half<float>(rows, in, out, 0, Activation::kGelu, false);
+      for (const int threads : {2, 3, 7}) {
+        set_num_threads(threads);
+        const auto got = run_half<float>(rows, in, out, 0, Activation::kGelu, false);
+        CHECK(same(got.y, want.y));
+        CHECK(same(got.dx, want.dx));
+        CHECK(same(got.dweight, want.dweight));
+        CHECK(same(got.dbias, want.dbias));
+      }
+      set_num_threads(0);
+      for (const int64_t some : {1, 2, 13, 49, 100}) {
+        if (some > rows) continue;
+        const auto got = run_half<float>(some, in, out, 0, Activation::kGelu, false);
+        CHECK(same(got.y, want.y));
+        CHECK(same(got.dx, want.dx));
+      }
+    }
+  }
+  force_isa("");
 }
 
 TEST_CASE("linear kernel computes only the gradients asked for") {
