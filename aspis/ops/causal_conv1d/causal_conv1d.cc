@@ -18,7 +18,7 @@ struct Config {
   bool silu = false, symmetric = false, reverse = false;
   bool bias = false, initial = false, order = false, final_state = false;
   std::shared_ptr<const std::vector<kernel::Sequence>> sequences = {};  // null: every row is one
-  int states = 0;                                                      // initial and final ones
+  int states = 0;                                                       // initial and final ones
   bool operator==(const Config&) const = default;
 };
 
@@ -196,18 +196,22 @@ void check_packing(const mx::array& x, const Conv1dOptions& options) {
   });
 }
 
+void check_weight(const char* op, const mx::array& weight, int channels) {
+  require(weight.ndim() == 2 && weight.shape(0) == channels && weight.shape(1) >= 1, [&] {
+    return Error::Parts{.where = op,
+                        .required = "weight must have shape {D, W} with D = " + std::to_string(channels) +
+                                    " channels and W >= 1 taps",
+                        .got = ops::to_string(weight.shape())};
+  });
+}
+
 void check(const mx::array& x, const mx::array& weight, const Conv1dOptions& options, mx::Stream stream) {
   require(x.ndim() == 3, [&] {
     return Error::Parts{.where = kName,
                         .required = "x must have shape {B, L, D} (batch, tokens, channels)",
                         .got = ops::to_string(x.shape())};
   });
-  require(weight.ndim() == 2 && weight.shape(0) == x.shape(2) && weight.shape(1) >= 1, [&] {
-    return Error::Parts{.where = kName,
-                        .required = "weight must have shape {D, W} with D = " + std::to_string(x.shape(2)) +
-                                    " channels and W >= 1 taps",
-                        .got = ops::to_string(weight.shape())};
-  });
+  check_weight(kName, weight, x.shape(2));
   if (options.bias) ops::require_shape(kName, "bias", *options.bias, {x.shape(2)}, "{D}");
   check_packing(x, options);
   if (options.initial_state) {
@@ -253,8 +257,7 @@ Arrays run(const mx::array& x, const mx::array& weight, Conv1dOptions options, b
                 with_state};
   config.states = state_count(x, options);
   if (packed(options)) {
-    config.sequences = std::make_shared<const std::vector<kernel::Sequence>>(
-        conv1d_sequences(x, options, stream));
+    config.sequences = std::make_shared<const std::vector<kernel::Sequence>>(conv1d_sequences(x, options, stream));
   }
   const Arrays inputs = {wide(x), wide(weight), options.bias.value_or(ops::absent()),
                          options.initial_state.value_or(ops::absent()), options.order.value_or(ops::absent())};
@@ -300,6 +303,10 @@ std::pair<mx::array, mx::array> causal_conv1d_step(const mx::array& state, const
                         .got = "symmetric, reverse, order, initial_state or packed sequences",
                         .hint = "pass the state as the first argument"};
   });
+  check_weight("causal_conv1d_step", weight, x.shape(1));
+  ops::require_shape("causal_conv1d_step", "state", state, {x.shape(0), weight.shape(1) - 1, x.shape(1)},
+                     "{B, W-1, D}");
+  ops::compute_dtype("causal_conv1d_step", {{"state", &state}});
   const auto stream = mx::to_stream(s);
   Conv1dOptions with_state = options;
   with_state.initial_state = state;

@@ -250,6 +250,54 @@ Inputs widened(const mx::array& x, const mx::array& B, const mx::array& C, const
   return {wide(x), ranked(B), ranked(C), wide(dd_dt), wide(dd_A), wide(trap), std::move(o)};
 }
 
+// What a step has and the whole has not: no axis of tokens, and the state in front. The rest is checked with the
+// whole.
+void check_step(const Mamba3State& state, const mx::array& x, const mx::array& B, const mx::array& C,
+                const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap, const Mamba3Options& o) {
+  constexpr const char* kStep = "mamba3_step";
+  const auto refuse_step = [](std::string required, std::string got, std::string hint = {}) {
+    throw Error(ErrorKind::kUsage,
+                {.where = kStep, .required = std::move(required), .got = std::move(got), .hint = std::move(hint)});
+  };
+  if (o.initial_state || !o.cu_seqlens.empty()) {
+    refuse_step("initial_state and cu_seqlens do not apply to a step", "one of them",
+                "pass the state as the first argument");
+  }
+  if (x.ndim() != 3) refuse_step("x must have shape {B, H, P}", ops::to_string(x.shape()));
+  const int batch = x.shape(0), heads = x.shape(1), headdim = x.shape(2);
+  if ((B.ndim() != 3 && B.ndim() != 4) || B.shape(0) != batch) {
+    refuse_step("B must have shape {B, R, G, N} or {B, G, N} with " + ops::to_string({batch}) + " in front",
+                ops::to_string(B.shape()));
+  }
+  const int rank = B.ndim() == 4 ? B.shape(1) : 1, size = B.shape(-1);
+  ops::require_shape(kStep, "C", C, B.shape(), "that of B");
+  ops::require_shape(kStep, "dd_dt", dd_dt, {batch, heads}, "{B, H}");
+  ops::require_shape(kStep, "dd_A", dd_A, {batch, heads}, "{B, H}");
+  ops::require_shape(kStep, "trap", trap, {batch, heads}, "{B, H}");
+  if (o.angle && (o.angle->ndim() != 2 || o.angle->shape(0) != batch)) {
+    refuse_step("angle must have shape {B, A} with " + ops::to_string({batch}) + " in front",
+                ops::to_string(o.angle->shape()));
+  }
+  if (o.z) ops::require_shape(kStep, "z", *o.z, x.shape(), "{B, H, P}");
+  const int angles = o.angle ? o.angle->shape(1) : 0;
+  ops::require_shape(kStep, "state.angle", state.angle, {batch, heads, angles}, "{B, H, A}");
+  ops::require_shape(kStep, "state.ssm", state.ssm, {batch, heads, headdim, size}, "{B, H, P, N}");
+  ops::require_shape(kStep, "state.k", state.k, {batch, rank, heads, size}, "{B, R, H, N}");
+  ops::require_shape(kStep, "state.v", state.v, {batch, heads, headdim}, "{B, H, P}");
+  ops::compute_dtype(kStep, {{"x", &x},
+                             {"B", &B},
+                             {"C", &C},
+                             {"dd_dt", &dd_dt},
+                             {"dd_A", &dd_A},
+                             {"trap", &trap},
+                             {"angle", o.angle ? &*o.angle : nullptr},
+                             {"z", o.z ? &*o.z : nullptr},
+                             {"state.angle", &state.angle},
+                             {"state.ssm", &state.ssm},
+                             {"state.k", &state.k},
+                             {"state.v", &state.v}});
+}
+
 }  // namespace
 
 Mamba3State mamba3_zero_state(int sequences, int heads, int rank, int headdim, int state, int angles,
@@ -279,10 +327,7 @@ std::pair<mx::array, Mamba3State> mamba3_step(const Mamba3State& state, const mx
                                               const mx::array& trap, const Mamba3Options& options,
                                               mx::StreamOrDevice device) {
   const auto s = mx::to_stream(device);
-  if (options.initial_state || !options.cu_seqlens.empty()) {
-    refuse("initial_state and cu_seqlens do not apply to a step", "one of them",
-           "pass the state as the first argument");
-  }
+  check_step(state, x, B, C, dd_dt, dd_A, trap, options);
   const auto token = [&](const mx::array& a) { return mx::expand_dims(a, 1, s); };
   Mamba3Options o = options;
   o.initial_state = state;

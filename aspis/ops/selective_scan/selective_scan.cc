@@ -31,12 +31,18 @@ struct Config {
 
   bool has(int input) const {
     switch (input) {
-      case kD: return D;
-      case kZ: return z;
-      case kBias: return bias;
-      case kInitial: return initial;
-      case kOrder: return order;
-      default: return true;
+      case kD:
+        return D;
+      case kZ:
+        return z;
+      case kBias:
+        return bias;
+      case kInitial:
+        return initial;
+      case kOrder:
+        return order;
+      default:
+        return true;
     }
   }
 };
@@ -128,8 +134,9 @@ class SelectiveScanVjp : public ops::CpuPrimitive {
       q.recompute = !plan_->filled;
       if (q.recompute) {
         const auto& shape = q.in.shape;
-        const auto bytes = static_cast<size_t>(checkpoint_slots(config_, shape) * shape.panels() * shape.panel_size()) *
-                           sizeof(T);
+        const auto bytes =
+            static_cast<size_t>(checkpoint_slots(config_, shape) * shape.panels() * shape.panel_size()) *
+            sizeof(T);
         q.in.checkpoints = static_cast<T*>(ops::allocate_scratch(encoder, bytes, name()));
       } else {
         q.in.checkpoints = const_cast<T*>(in[kCheckpoints].data<T>());
@@ -271,7 +278,28 @@ class SelectiveScanStep : public ops::CpuPrimitive {
     });
   }
 
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[kU].shape(), in[kInitial].shape()}; }
+  // By the whole operator over one token.
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays&) override {
+    const auto token = [&](const mx::array& a) { return mx::expand_dims(a, 1, stream()); };
+    Arrays whole = primals;
+    for (const int i : {kU, kDelta}) whole[i] = token(primals[i]);
+    for (const int i : {kB, kC}) {
+      if (primals[i].ndim() == 3) whole[i] = token(primals[i]);  // constant ones have no tokens
+    }
+    if (config_.z) whole[kZ] = token(primals[kZ]);
+    const auto forward = std::make_shared<SelectiveScan>(stream(), config_);
+    const std::vector<mx::Dtype> dtypes(3, primals[kU].dtype());
+    const Arrays outputs = mx::array::make_arrays(forward->output_shapes(whole), dtypes, forward, whole);
+    Arrays gradients = forward->vjp(whole, {token(cotangents[0]), cotangents[1]}, argnums, outputs);
+    for (size_t i = 0; i < argnums.size(); i++)
+      gradients[i] = mx::reshape(gradients[i], primals[argnums[i]].shape(), stream());
+    return gradients;
+  }
+
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
+    return {in[kU].shape(), in[kInitial].shape()};
+  }
   const char* name() const override { return "selective_scan_step"; }
 
  private:
@@ -280,28 +308,35 @@ class SelectiveScanStep : public ops::CpuPrimitive {
 };
 
 [[noreturn]] void refuse(const char* op, std::string required, std::string got, std::string hint = {}) {
-  throw Error(ErrorKind::kUsage, {.where = op, .required = std::move(required), .got = std::move(got), .hint = std::move(hint)});
+  throw Error(ErrorKind::kUsage,
+              {.where = op, .required = std::move(required), .got = std::move(got), .hint = std::move(hint)});
 }
 
 // B or C as {B, L, G, N} or {D, N}; `rows` are the axes before the groups.
 mx::array normal_matrix(const char* op, const char* name, const mx::array& m, const mx::Shape& rows, int channels,
                         int state, mx::Stream stream) {
   const auto outer = static_cast<int>(rows.size());
-  const bool constant = m.ndim() == 2 && m.shape() == mx::Shape{channels, state} && !(outer == 1 && m.shape(0) == rows[0] && channels != rows[0]);
+  const bool constant = m.ndim() == 2 && m.shape() == mx::Shape{channels, state} &&
+                        !(outer == 1 && m.shape(0) == rows[0] && channels != rows[0]);
   mx::Shape plain = rows;
   plain.push_back(state);
   // A step of a batch as large as the channels: {B, N} and {D, N} look alike; per-token wins.
   if (m.shape() == plain) return mx::expand_dims(m, outer, stream);
   if (constant) return m;
-  const bool fits = static_cast<int>(m.ndim()) == outer + 2 && std::equal(rows.begin(), rows.end(), m.shape().begin()) &&
-                    m.shape(outer + 1) == state && m.shape(outer) >= 1;
+  const bool fits = static_cast<int>(m.ndim()) == outer + 2 &&
+                    std::equal(rows.begin(), rows.end(), m.shape().begin()) && m.shape(outer + 1) == state &&
+                    m.shape(outer) >= 1;
   if (!fits) {
-    refuse(op, std::string(name) + (outer == 2 ? " must have shape {B, L, N}, {B, L, G, N} or {D, N} = " : " must have shape {B, N}, {B, G, N} or {D, N} = ") +
-                   ops::to_string(plain) + ", with groups, or " + ops::to_string({channels, state}),
+    refuse(op,
+           std::string(name) +
+               (outer == 2 ? " must have shape {B, L, N}, {B, L, G, N} or {D, N} = "
+                           : " must have shape {B, N}, {B, G, N} or {D, N} = ") +
+               ops::to_string(plain) + ", with groups, or " + ops::to_string({channels, state}),
            ops::to_string(m.shape()));
   }
   if (channels % m.shape(outer) != 0) {
-    refuse(op, std::string("the groups of ") + name + " must divide D = " + std::to_string(channels), std::to_string(m.shape(outer)));
+    refuse(op, std::string("the groups of ") + name + " must divide D = " + std::to_string(channels),
+           std::to_string(m.shape(outer)));
   }
   return m;
 }
@@ -312,7 +347,8 @@ int groups_of(const char* op, const mx::array& B, const mx::array& C, int axis) 
   for (const mx::array* m : {&B, &C}) {
     if (m->ndim() == 2) continue;
     if (known && m->shape(axis) != groups) {
-      refuse(op, "B and C must have the same number of groups", std::to_string(groups) + " and " + std::to_string(m->shape(axis)));
+      refuse(op, "B and C must have the same number of groups",
+             std::to_string(groups) + " and " + std::to_string(m->shape(axis)));
     }
     groups = m->shape(axis);
     known = true;
@@ -322,7 +358,8 @@ int groups_of(const char* op, const mx::array& B, const mx::array& C, int axis) 
 
 void check_order(const mx::array& order, int length, mx::Stream stream) {
   ops::require_shape(kName, "order", order, {length}, "{L}");
-  if (!mx::issubdtype(order.dtype(), mx::integer)) refuse(kName, "order must hold integers", ops::to_string(order.dtype()));
+  if (!mx::issubdtype(order.dtype(), mx::integer))
+    refuse(kName, "order must hold integers", ops::to_string(order.dtype()));
   // Values are looked at only where that costs no evaluation.
   const mx::array dense = mx::astype(order, mx::int32, stream);
   if (!dense.is_available() || !dense.flags().row_contiguous) return;
@@ -340,7 +377,8 @@ void check_order(const mx::array& order, int length, mx::Stream stream) {
 void check_sizes(const char* op, const mx::array& u, const mx::array& delta, const mx::array& A, int ndim,
                  const ScanOptions& o, bool pairs) {
   const char* letters = ndim == 3 ? "{B, L, D}" : "{B, D}";
-  if (static_cast<int>(u.ndim()) != ndim) refuse(op, std::string("u must have shape ") + letters, ops::to_string(u.shape()));
+  if (static_cast<int>(u.ndim()) != ndim)
+    refuse(op, std::string("u must have shape ") + letters, ops::to_string(u.shape()));
   ops::require_shape(op, "delta", delta, u.shape(), letters);
   const int channels = u.shape(-1);
   if (A.ndim() != 2 || A.shape(0) != channels) {
@@ -355,12 +393,19 @@ void check_sizes(const char* op, const mx::array& u, const mx::array& delta, con
   if (o.z) ops::require_shape(op, "z", *o.z, u.shape(), letters);
 }
 
-mx::Dtype dtype_of(const char* op, const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
-                   const mx::array& C, const ScanOptions& o) {
+mx::Dtype dtype_of(const char* op, const mx::array& u, const mx::array& delta, const mx::array& A,
+                   const mx::array& B, const mx::array& C, const ScanOptions& o) {
   const auto pointer = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
-  return ops::compute_dtype(op, {{"u", &u}, {"delta", &delta}, {"A", &A}, {"B", &B}, {"C", &C}, {"D", pointer(o.D)},
-                                 {"z", pointer(o.z)}, {"delta_bias", pointer(o.delta_bias)},
-                                 {"initial_state", pointer(o.initial_state)}});
+  return ops::compute_dtype(
+      op, {{"u", &u},
+           {"delta", &delta},
+           {"A", &A},
+           {"B", &B},
+           {"C", &C},
+           {"D", pointer(o.D)},
+           {"z", pointer(o.z)},
+           {"delta_bias", pointer(o.delta_bias)},
+           {op == std::string_view(kName) ? "initial_state" : "state", pointer(o.initial_state)}});
 }
 
 // Every optional array in the dtype of the computation.
@@ -396,10 +441,18 @@ std::shared_ptr<const kernel::ScanPlan> plan_of(const kernel::ScanShape& shape, 
   return std::make_shared<const kernel::ScanPlan>(kernel::chained_plan(shape, chunks));
 }
 
-Arrays inputs_of(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B, const mx::array& C,
-                 const ScanOptions& o) {
+Arrays inputs_of(const mx::array& u, const mx::array& delta, const mx::array& A, const mx::array& B,
+                 const mx::array& C, const ScanOptions& o) {
   const auto or_absent = [](const std::optional<mx::array>& a) { return a.value_or(ops::absent()); };
-  return {u, delta, A, B, C, or_absent(o.D), or_absent(o.z), or_absent(o.delta_bias), or_absent(o.initial_state),
+  return {u,
+          delta,
+          A,
+          B,
+          C,
+          or_absent(o.D),
+          or_absent(o.z),
+          or_absent(o.delta_bias),
+          or_absent(o.initial_state),
           or_absent(o.order)};
 }
 
@@ -419,7 +472,8 @@ std::pair<mx::array, mx::array> run(const mx::array& u, const mx::array& delta, 
   }
   if (options.seq_idx) ops::require_seq_idx(kName, *options.seq_idx, batch, length);
   if (options.order && (options.seq_idx || !options.cu_seqlens.empty())) {
-    refuse(kName, "packed sequences are visited in the order of their tokens", "an order too", "gather the tokens first");
+    refuse(kName, "packed sequences are visited in the order of their tokens", "an order too",
+           "gather the tokens first");
   }
   if (options.initial_state) {
     ops::require_shape(kName, "initial_state", *options.initial_state, {sequences, channels, state},
@@ -451,10 +505,10 @@ std::pair<mx::array, mx::array> step(const mx::array& state, const mx::array& u,
   check_sizes(kStep, u, delta, A, 2, options, pairs);
   const int batch = u.shape(0), channels = u.shape(1), size = A.shape(1);
   ops::require_shape(kStep, "state", state, {batch, channels, size}, "{B, D, N}");
-  if (options.reverse || options.order || options.initial_state || options.seq_idx || !options.cu_seqlens.empty()) {
+  if (options.reverse || options.order || options.initial_state || options.seq_idx ||
+      !options.cu_seqlens.empty()) {
     refuse(kStep, "only D, z, delta_bias and delta_softplus apply to a step",
-           "reverse, order, initial_state, seq_idx or cu_seqlens",
-           "pass the state as the first argument");
+           "reverse, order, initial_state, seq_idx or cu_seqlens", "pass the state as the first argument");
   }
   const auto wide_B = normal_matrix(kStep, "B", B, {batch}, channels, size, stream);
   const auto wide_C = normal_matrix(kStep, "C", C, {batch}, channels, size, stream);
@@ -476,7 +530,8 @@ std::pair<mx::array, mx::array> step(const mx::array& state, const mx::array& u,
   Config config = config_of(o);
   config.pairs = pairs;
   const auto primitive = std::make_shared<SelectiveScanStep>(stream, config, groups);
-  const Arrays outputs = mx::array::make_arrays(primitive->output_shapes(inputs), {dtype, dtype}, primitive, inputs);
+  const Arrays outputs =
+      mx::array::make_arrays(primitive->output_shapes(inputs), {dtype, dtype}, primitive, inputs);
   return {mx::astype(outputs[0], u.dtype(), stream), outputs[1]};
 }
 
@@ -524,7 +579,8 @@ struct Complex {
       if (array->dtype() == mx::float64) narrow(op, name);
     }
     A = parts(A, "A"), B = parts(B, "B"), C = parts(C, "C");
-    if (options.initial_state) options.initial_state = parts(*options.initial_state, "initial_state");
+    if (options.initial_state)
+      options.initial_state = parts(*options.initial_state, whole ? "initial_state" : "state");
   }
 
   [[noreturn]] static void narrow(const char* op, const char* name) {

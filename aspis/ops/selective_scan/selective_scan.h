@@ -69,10 +69,10 @@ std::pair<mx::array, mx::array> selective_scan_with_state(const mx::array& u, co
 
 /// One token: state {B, D, N}; u, delta, z {B, D}; B, C {B, N}, {B, G, N} or
 /// constant {D, N}. Returns {out {B, D}, next state}. Of the options, D, z,
-/// delta_bias and delta_softplus apply.
+/// delta_bias and delta_softplus apply. Gradients flow to every array.
 std::pair<mx::array, mx::array> selective_scan_step(const mx::array& state, const mx::array& u,
-                                                    const mx::array& delta, const mx::array& A,
-                                                    const mx::array& B, const mx::array& C,
-                                                    const ScanOptions& options = {}, mx::StreamOrDevice s = {});
+                                                    const mx::array& delta, const mx::array& A, const mx::array& B,
+                                                    const mx::array& C, const ScanOptions& options = {},
+                                                    mx::StreamOrDevice s = {});
 
 }  // namespace aspis

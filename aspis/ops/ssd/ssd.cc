@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string_view>
 
 #include "aspis/ops/common/packing.h"
 #include "aspis/ops/common/primitive.h"
@@ -347,15 +348,16 @@ void check_sizes(const char* op, const mx::array& x, const mx::array& dt, const 
 mx::Dtype dtype_of(const char* op, const mx::array& x, const mx::array& dt, const mx::array& A, const mx::array& B,
                    const mx::array& C, const SsdOptions& o) {
   const auto pointer = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
-  return ops::compute_dtype(op, {{"x", &x},
-                                 {"dt", &dt},
-                                 {"A", &A},
-                                 {"B", &B},
-                                 {"C", &C},
-                                 {"D", pointer(o.D)},
-                                 {"z", pointer(o.z)},
-                                 {"dt_bias", pointer(o.dt_bias)},
-                                 {"initial_state", pointer(o.initial_state)}});
+  return ops::compute_dtype(
+      op, {{"x", &x},
+           {"dt", &dt},
+           {"A", &A},
+           {"B", &B},
+           {"C", &C},
+           {"D", pointer(o.D)},
+           {"z", pointer(o.z)},
+           {"dt_bias", pointer(o.dt_bias)},
+           {op == std::string_view(kName) ? "initial_state" : "state", pointer(o.initial_state)}});
 }
 
 SsdOptions widened(SsdOptions o, mx::Dtype dtype, mx::Stream stream) {
