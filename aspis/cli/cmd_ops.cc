@@ -17,8 +17,12 @@ struct Options {
 };
 
 void list_ops(const Context& context, const Options& o) {
-  report::Table table({{"name", "operator"}, {"back_ends", "back ends"}, {"gradient", "gradient"},
-                       {"step", "step"}, {"cases", "cases", true}, {"summary", "what it computes"}});
+  report::Table table({{"name", "operator"},
+                       {"back_ends", "back ends"},
+                       {"gradient", "gradient"},
+                       {"step", "step"},
+                       {"cases", "cases", true},
+                       {"summary", "what it computes"}});
   for (const auto& e : op_registry()) {
     if (!o.name.empty() && e.name != o.name) continue;
     std::string back_ends;
@@ -32,7 +36,7 @@ void list_ops(const Context& context, const Options& o) {
 // What the cases of one operator came to, the worst over cases and instruction sets.
 struct Tally {
   int cases = 0;
-  harness::Errors single, wide, composed;
+  harness::Errors single, wide, composed, bfloat16, float16;
   std::string message;  // of the first failure
 };
 
@@ -48,14 +52,22 @@ void add_rows(report::Table& table, const harness::OpEntry& e, const Tally& t, c
   };
   row("cpu", "float32", t.single);
   row("cpu", "float64", t.wide);
+  row("cpu", "bfloat16", t.bfloat16);
+  row("cpu", "float16", t.float16);
   row("composed", "float64", t.composed);
 }
 
 // Every case of the chosen operators on every instruction set of this machine.
 int check_ops(const Context& context, const Options& o) {
-  report::Table table({{"op", "operator"}, {"back_end", "back end"}, {"dtype", "dtype"},
-                       {"isas", "instruction sets"}, {"cases", "cases", true}, {"forward_error", "forward error", true},
-                       {"gradient_error", "gradient error", true}, {"verdict", "verdict"}, {"message", ""}});
+  report::Table table({{"op", "operator"},
+                       {"back_end", "back end"},
+                       {"dtype", "dtype"},
+                       {"isas", "instruction sets"},
+                       {"cases", "cases", true},
+                       {"forward_error", "forward error", true},
+                       {"gradient_error", "gradient error", true},
+                       {"verdict", "verdict"},
+                       {"message", ""}});
   int failed = 0, checked = 0;
   const std::string isas = fmt::format("{}", fmt::join(supported_isas(), " "));
   for (const auto& e : op_registry()) {
@@ -63,16 +75,23 @@ int check_ops(const Context& context, const Options& o) {
     Tally tally;
     for (const auto& instance : e.instances()) {
       const unsigned uses = instance.plain.uses;
-      if (!(uses & (harness::kCheck | harness::kGrad)) || ((uses & harness::kFull) && !o.full)) continue;
+      if (!(uses & (harness::kCheck | harness::kGrad)) || (uses & harness::kLong)) continue;
+      if ((uses & harness::kFull) && !o.full) continue;
       for (const std::string& isa : supported_isas()) {
         if (interrupted()) return interrupt_exit_code();
         force_isa(isa);
         progress_line(context, fmt::format("{} {} {}", e.name, isa, instance.plain.name));
-        const auto r = harness::check_case(e, instance, {.seed = o.seed, .threads = o.full, .layouts = o.full});
+        // Thread counts, layouts and low precision are those of the smaller cases, not of the grids.
+        const bool all = o.full && !(uses & harness::kGrid);
+        const auto r =
+            harness::check_case(e, instance, {.seed = o.seed, .threads = all, .layouts = all, .half = all});
         tally.single.raise(r.single);
         tally.wide.raise(r.wide);
         tally.composed.raise(r.composed);
-        if (!r.passed && tally.message.empty()) tally.message = fmt::format("{} on {}: {}", r.case_name, isa, r.message);
+        tally.bfloat16.raise(r.bfloat16);
+        tally.float16.raise(r.float16);
+        if (!r.passed && tally.message.empty())
+          tally.message = fmt::format("{} on {}: {}", r.case_name, isa, r.message);
         checked++;
       }
       tally.cases++;
@@ -84,10 +103,12 @@ int check_ops(const Context& context, const Options& o) {
   progress_line(context, "");
   print_table(context, table, o.format);
   print_note(context,
-             fmt::format("{} cases checked, {} operators failed. Errors are the largest difference over the largest "
-                         "value: forward against a double oracle,\ngradients of float32 against float64, of float64 "
-                         "against the composed version, and of that against finite differences.\n",
-                         checked, failed));
+             fmt::format(
+                 "{} cases checked, {} operators failed. Errors are the largest difference over the largest "
+                 "value: forward against a double oracle,\ngradients of float32 against float64, of float64 "
+                 "against the composed version or a derivative of the oracle, and of the composed version against "
+                 "finite differences.\n",
+                 checked, failed));
   return failed ? 1 : 0;
 }
 
@@ -108,7 +129,10 @@ void add_ops(CLI::App& app, Context& context) {
                             });
   c->add_option("name", o->name, "Operator; default: all");
   add_flag(c, "--check", o->check, "Run the correctness cases on every instruction set of this machine");
-  add_flag(c, "--full", o->full, "With --check: also the large cases, thread counts and memory layouts");
+  add_flag(c, "--full", o->full,
+           "With --check: also the grids of the upstream test suites, other large cases, low precision, thread "
+           "counts and "
+           "memory layouts");
   c->add_option("--case-seed", o->seed, "Seed of the random inputs")->capture_default_str();
   add_format(c, o->format);
 }

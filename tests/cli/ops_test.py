@@ -20,10 +20,14 @@ def the_self_test_names_back_ends_dtypes_and_errors():
     expect("0 operators failed" in r.stderr and "gradient error" in r.stdout, "no table with a closing line", r)
 
 
-def full_runs_more_cases():
-    some = json.loads(aspis("ops", "selective_scan", "--check", "--json").stdout)
-    more = json.loads(aspis("ops", "selective_scan", "--check", "--full", "--json").stdout)
-    expect(more[0]["cases"] > some[0]["cases"], f"{more[0]['cases']} and {some[0]['cases']} cases")
+def full_runs_the_upstream_grids_and_low_precision():
+    some = json.loads(aspis("ops", "rmsnorm_gated", "--check", "--json").stdout)
+    more = json.loads(aspis("ops", "rmsnorm_gated", "--check", "--full", "--json").stdout)
+    expect(more[0]["cases"] >= some[0]["cases"] + 17, f"{more[0]['cases']} and {some[0]['cases']} cases")
+    low = {row["dtype"]: row for row in more if row["dtype"] in ("bfloat16", "float16")}
+    for dtype, limit in (("bfloat16", 4e-3), ("float16", 5e-4)):
+        for key in ("forward_error", "gradient_error"):
+            expect(0 < low[dtype][key] < limit, f"{key} of {dtype}: {low[dtype]}")
 
 
 def an_unknown_operator_is_a_usage_error_with_the_nearest_name():
@@ -31,5 +35,5 @@ def an_unknown_operator_is_a_usage_error_with_the_nearest_name():
     expect(r.returncode == 2 and "selective_scan" in r.stderr, "no hint", r)
 
 
-run_all([the_self_test_names_back_ends_dtypes_and_errors, full_runs_more_cases,
+run_all([the_self_test_names_back_ends_dtypes_and_errors, full_runs_the_upstream_grids_and_low_precision,
          an_unknown_operator_is_a_usage_error_with_the_nearest_name])

@@ -20,12 +20,17 @@ struct Places {
 };
 
 std::string name_of(const Conv1dCase& c) {
-  std::string name = "B" + std::to_string(c.batch) + " L" + std::to_string(c.length) + " D" +
-                     std::to_string(c.channels) + " W" + std::to_string(c.width);
-  const std::pair<bool, const char*> flags[] = {
-      {!c.silu, "no silu"},          {!c.bias, "no bias"}, {c.symmetric, "symmetric"},
-      {c.reverse, "reverse"},        {c.order, "order"},   {c.initial_state, "initial state"},
-      {c.final_state, "final state"}, {c.packed == 'c', "cu_seqlens"}, {c.packed == 'i', "seq_idx"}};
+  std::string name = (c.grid.empty() ? "" : c.grid + " ") + "B" + std::to_string(c.batch) + " L" +
+                     std::to_string(c.length) + " D" + std::to_string(c.channels) + " W" + std::to_string(c.width);
+  const std::pair<bool, const char*> flags[] = {{!c.silu, "no silu"},
+                                                {!c.bias, "no bias"},
+                                                {c.symmetric, "symmetric"},
+                                                {c.reverse, "reverse"},
+                                                {c.order, "order"},
+                                                {c.initial_state, "initial state"},
+                                                {c.final_state, "final state"},
+                                                {c.packed == 'c', "cu_seqlens"},
+                                                {c.packed == 'i', "seq_idx"}};
   for (const auto& [on, text] : flags) name += on ? std::string(" ") + text : "";
   return name;
 }
@@ -71,7 +76,8 @@ harness::Tensors reference(const Conv1dCase& c, const harness::Tensors& in) {
     p.initial_token = c.channels, p.initial_batch = int64_t{states} * c.channels;
   }
   if (c.final_state) {
-    out.push_back({{states_of(c), states, c.channels}, std::vector<double>(int64_t{states_of(c)} * states * c.channels)});
+    out.push_back(
+        {{states_of(c), states, c.channels}, std::vector<double>(int64_t{states_of(c)} * states * c.channels)});
     p.final_state = out[1].data.data();
   }
   p.out = out[0].data.data();
@@ -146,6 +152,10 @@ harness::OpEntry causal_conv1d_entry() {
           [] {
             std::vector<harness::OpInstance> instances;
             for (const Conv1dCase& c : kConv1dCases) instances.push_back(instance_of(c));
+            for (const Conv1dCase& c : conv1d_grid()) {
+              instances.push_back(instance_of(c));
+              instances.back().composed = {};  // the oracle in double checks gradients too
+            }
             return instances;
           }};
 }

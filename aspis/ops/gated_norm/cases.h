@@ -13,6 +13,7 @@ struct GatedNormCase {
   int group;
   std::string options;
   unsigned uses;
+  std::string grid = "";  ///< of which upstream test, in front of the name
 };
 
 inline const std::vector<GatedNormCase> kRmsnormGatedCases = {
@@ -33,5 +34,21 @@ inline const std::vector<GatedNormCase> kLayerNormGatedCases = {
     {{40, 96}, 0, "zwbn", harness::kCheck},
     {{8, 1024, 1536}, 0, "zwb", harness::kPerf},
 };
+
+/// Upstream's test_layernorm_gated.py.
+inline std::vector<GatedNormCase> gated_norm_grid(bool layer_norm) {
+  constexpr unsigned kUses = harness::kCheck | harness::kFull | harness::kGrid;
+  std::vector<GatedNormCase> cases;
+  for (const int width : {2048, 4096}) {
+    for (const int group : {0, 64}) {
+      for (const char* options : {"w", "zw", "wn", "zwn"}) {
+        cases.push_back({{16, width}, group, options, kUses, "test_layernorm_gated"});
+        if (layer_norm)
+          cases.push_back({{16, width}, group, std::string(options) + "b", kUses, "test_layernorm_gated"});
+      }
+    }
+  }
+  return cases;
+}
 
 }  // namespace aspis

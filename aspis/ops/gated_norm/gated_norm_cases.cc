@@ -16,6 +16,7 @@ harness::OpInstance make_instance(const GatedNormCase& c, bool center) {
     plain.name += (plain.name.empty() ? "" : "x") + std::to_string(d);
     n *= d;
   }
+  if (!c.grid.empty()) plain.name = c.grid + " " + plain.name;
   if (c.group) plain.name += " groups of " + std::to_string(group);
   if (!c.options.empty()) plain.name += " " + c.options;
   plain.uses = c.uses;
@@ -33,8 +34,7 @@ harness::OpInstance make_instance(const GatedNormCase& c, bool center) {
   const bool norm_first = has('n');
   plain.reference = [=](const harness::Tensors& in) {
     harness::Tensor y = in[0];
-    kernel::GatedNormParams<double> p{
-        y.size() / width, width, group, 1e-5, center, norm_first, in[0].data.data()};
+    kernel::GatedNormParams<double> p{y.size() / width, width, group, 1e-5, center, norm_first, in[0].data.data()};
     if (z) p.z = in[z].data.data();
     if (weight) p.weight = in[weight].data.data();
     if (bias) p.bias = in[bias].data.data();
@@ -63,6 +63,7 @@ harness::OpEntry make_entry(const char* name, const char* summary, const std::ve
   return {name, summary, {"cpu", "composed"}, true, false, [&cases, center] {
             std::vector<harness::OpInstance> instances;
             for (const GatedNormCase& c : cases) instances.push_back(make_instance(c, center));
+            for (const GatedNormCase& c : gated_norm_grid(center)) instances.push_back(make_instance(c, center));
             return instances;
           }};
 }

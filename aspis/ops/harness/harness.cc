@@ -108,6 +108,11 @@ std::vector<std::pair<std::string, mx::array>> layouts_of(const mx::array& a) {
     stop[axis] -= 2;
     views.emplace_back("slice of axis " + std::to_string(axis), mx::slice(wide, start, stop));
   }
+  // Dense, but at an address that no allocator gives: one element further.
+  const auto around = mx::full({1}, mx::array(-77, a.dtype()));
+  const auto longer = mx::contiguous(mx::concatenate({around, mx::flatten(a), around}, 0));
+  views.emplace_back("one element further",
+                     mx::reshape(mx::slice(longer, {1}, {1 + static_cast<int>(a.size())}), a.shape()));
   if (ndim >= 2) {
     const auto stored = mx::contiguous(mx::swapaxes(a, -1, -2));
     views.emplace_back("transposed", mx::swapaxes(stored, -1, -2));
@@ -123,6 +128,9 @@ mx::array broadcast_first(const mx::array& a) {
   return mx::broadcast_to(mx::contiguous(mx::slice(a, start, stop)), a.shape());
 }
 
+// Central differences with step 1e-5 of a sum over all outputs, as a share of what one input changes it by.
+constexpr double kDirection = 2e-7;
+
 class Checker {
  public:
   Checker(const OpEntry& entry, const OpInstance& instance, const CheckOptions& options)
@@ -136,6 +144,10 @@ class Checker {
     weights_ = loss_weights(c_, reference_, options_.seed, true);
     check_values();
     if (entry_.has_gradient && result_.passed) check_gradients();
+    if (options_.half && result_.passed) {
+      check_half(mx::bfloat16, 0x1p-8, "bfloat16", result_.bfloat16);
+      check_half(mx::float16, 0x1p-11, "float16", result_.float16);
+    }
     if (options_.threads && result_.passed) check_threads();
     if (options_.layouts && result_.passed) check_layouts();
     return result_;
@@ -207,6 +219,7 @@ class Checker {
         result_.wide.gradient = std::max(result_.wide.gradient, e);
       }
     }
+    if (c_.uses & kGrid) check_direction(wanted, exact_gradients);
     if (options_.finite_differences && (c_.uses & kGrad)) {
       for (size_t k = 0; k < wanted.size(); k++) {
         const Tensor numeric = numeric_gradient(c_, inputs_, weights_, wanted[k]);
@@ -220,6 +233,82 @@ class Checker {
               std::max(result_.composed.gradient, normalized_error(composed_gradients[k], numeric));
         }
       }
+    }
+  }
+
+  // All inputs move at once, each by a random direction that changes the loss by about as much as the others do,
+  // so that an error of a given share of any one gradient weighs the same.
+  void check_direction(const std::vector<size_t>& wanted, const Tensors& gradients) {
+    const auto length = [](const Tensor& g) {
+      double squares = 0;
+      for (const double v : g.data) squares += v * v;
+      return std::sqrt(squares);
+    };
+    double unit = INFINITY;  // what one input changes the loss by
+    for (const auto& g : gradients) {
+      if (length(g) > 0) unit = std::min(unit, length(g));
+    }
+    Tensors directions;
+    for (const auto& in : inputs_) directions.push_back({in.shape, {}});
+    const auto aim = [&](size_t k) {
+      Rng rng(options_.seed, "harness.direction." + c_.name, k);
+      const double scale = unit / std::max(length(gradients[k]), unit);
+      double sum = 0;
+      for (const double g : gradients[k].data) {
+        directions[wanted[k]].data.push_back(scale * rng.normal());
+        sum += g * directions[wanted[k]].data.back();
+      }
+      return sum;
+    };
+    const auto differs = [&](double analytic) {
+      return std::abs(analytic - directional_derivative(c_, inputs_, weights_, directions)) / unit;
+    };
+    double analytic = 0;
+    for (size_t k = 0; k < wanted.size(); k++) analytic += aim(k);
+    const double e = differs(analytic);
+    result_.wide.gradient = std::max(result_.wide.gradient, e);
+    if (e <= kDirection) return;
+    for (size_t k = 0; k < wanted.size(); k++) {
+      for (auto& d : directions) d.data.clear();
+      expect_below(differs(aim(k)), kDirection,
+                   "gradient of " + c_.inputs[wanted[k]].name + " along a direction against the oracle");
+    }
+    expect_below(e, kDirection, "gradients along a direction against the oracle");
+  }
+
+  // Arithmetic is in float32, so all that is lost is the rounding of each result to its own type. The oracle and
+  // the float64 gradients see the rounded inputs.
+  void check_half(mx::Dtype dtype, double roundoff, const std::string& type, Errors& errors) {
+    Arrays half, exact;
+    Tensors rounded;
+    const auto round = [&](const mx::array& a) { return mx::astype(a, dtype); };
+    for (size_t i = 0; i < inputs_.size(); i++) {
+      const mx::array a = to_array(inputs_[i], c_.inputs[i], mx::float32);
+      half.push_back(c_.inputs[i].fill.is_integer() ? a : round(a));
+      rounded.push_back(to_tensor(half.back()));
+      exact.push_back(to_array(rounded.back(), c_.inputs[i], mx::float64));
+    }
+    const Tensors want = c_.reference(rounded);
+    const Arrays got = evaluate(c_, instance_.op, half, {}).outputs;
+    Arrays half_cotangents, exact_cotangents;
+    for (size_t k = 0; k < got.size(); k++) {
+      const double limit = c_.tolerance.forward + (got[k].dtype() == dtype ? roundoff : 0);
+      const double e = normalized_error(to_tensor(got[k]), want[k]);
+      expect_below(e, limit, type + " forward against the oracle, output " + std::to_string(k));
+      errors.forward = std::max(errors.forward, e);
+      if (k < weights_.size()) {
+        half_cotangents.push_back(mx::astype(to_array(weights_[k], {}, mx::float32), got[k].dtype()));
+        exact_cotangents.push_back(to_array(to_tensor(half_cotangents.back()), {}, mx::float64));
+      }
+    }
+    if (!entry_.has_gradient) return;
+    const auto wanted = differentiable_inputs(c_);
+    const Arrays gradients = evaluate(c_, instance_.op, half, half_cotangents).gradients,
+                 fine = evaluate(c_, instance_.op, exact, exact_cotangents).gradients;
+    for (size_t k = 0; k < wanted.size(); k++) {
+      const double e = normalized_error(to_tensor(gradients[k]), to_tensor(fine[k]));
+      expect_below(e, c_.tolerance.gradient + roundoff, type + " gradient of " + c_.inputs[wanted[k]].name);
+      errors.gradient = std::max(errors.gradient, e);
     }
   }
 

@@ -39,6 +39,7 @@ struct CheckOptions {
   bool finite_differences = true;  ///< on cases with kGrad
   bool threads = true;             ///< bit-equality for 1, 2, 3 and 7 threads
   bool layouts = true;             ///< slices, transposed and broadcast inputs and cotangents
+  bool half = false;               ///< bfloat16 and float16 against the oracle on the rounded inputs
 };
 
 /// Errors as max |error| / max |reference|; negative where nothing was compared.
@@ -53,9 +54,11 @@ struct Errors {
 
 struct CheckResult {
   std::string op, case_name, isa;
-  Errors single;    ///< float32 kernel: against the oracle, gradients against the float64 ones
-  Errors wide;      ///< float64 kernel: against the oracle, gradients against the composed version or finite differences
+  Errors single;  ///< float32 kernel: against the oracle, gradients against the float64 ones
+  Errors
+      wide;  ///< float64 kernel: against the oracle, gradients against the composed version or finite differences
   Errors composed;  ///< composed version in float64: against the oracle, gradients against finite differences
+  Errors bfloat16, float16;  ///< of the rounded inputs: against the oracle, gradients against the float64 ones
   bool passed = true;
   std::string message;  ///< what failed first
 };

@@ -10,12 +10,12 @@ namespace aspis::harness {
 namespace {
 
 // y = 2 x with a mistake that a test should see.
-enum class Mistake { kNone, kValue, kGradient, kNan };
+enum class Mistake { kNone, kValue, kGradient, kNan, kHalf };
 
-OpInstance doubled(Mistake mistake) {
+OpInstance doubled(Mistake mistake, unsigned uses = kCheck | kGrad) {
   OpCase plain;
   plain.name = "3x4";
-  plain.uses = kCheck | kGrad;
+  plain.uses = uses;
   plain.inputs = {{"x", {3, 4}}};
   plain.reference = [](const Tensors& in) {
     Tensor y = in[0];
@@ -25,11 +25,14 @@ OpInstance doubled(Mistake mistake) {
   const auto op = [mistake](const Arrays& in) -> Arrays {
     const mx::array two(2, in[0].dtype());
     if (mistake == Mistake::kValue) return {in[0] * (two + mx::array(1e-4, in[0].dtype()))};
-    if (mistake == Mistake::kNan) return {mx::where(in[0] > mx::array(1, in[0].dtype()), in[0] / mx::array(0, in[0].dtype()), in[0] * two)};
+    if (mistake == Mistake::kHalf && in[0].dtype() == mx::float16) return {in[0] * mx::array(2.002f, mx::float16)};
+    if (mistake == Mistake::kNan)
+      return {mx::where(in[0] > mx::array(1, in[0].dtype()), in[0] / mx::array(0, in[0].dtype()), in[0] * two)};
     if (mistake == Mistake::kGradient) {
-      const auto wrong = mx::custom_vjp(
-          [](const Arrays& a) { return Arrays{a[0] * mx::array(2, a[0].dtype())}; },
-          [](const Arrays&, const Arrays& g, const Arrays&) { return Arrays{g[0] * mx::array(2.001, g[0].dtype())}; });
+      const auto wrong = mx::custom_vjp([](const Arrays& a) { return Arrays{a[0] * mx::array(2, a[0].dtype())}; },
+                                        [](const Arrays&, const Arrays& g, const Arrays&) {
+                                          return Arrays{g[0] * mx::array(2.001, g[0].dtype())};
+                                        });
       return wrong({in[0]});
     }
     return {in[0] * two};
@@ -37,9 +40,9 @@ OpInstance doubled(Mistake mistake) {
   return {plain, op, {}};
 }
 
-CheckResult check(Mistake mistake) {
+CheckResult check(Mistake mistake, unsigned uses = kCheck | kGrad, bool half = false) {
   const OpEntry entry{"doubled", "", {"cpu"}, true, false, {}};
-  return check_case(entry, doubled(mistake));
+  return check_case(entry, doubled(mistake, uses), {.half = half});
 }
 
 }  // namespace
@@ -62,6 +65,26 @@ TEST_CASE("wrong values, gradients and NaN are each found and named") {
   expect(Mistake::kValue, "float32 forward against the oracle, output 0: error 4.99e-05 is above 2e-06");
   expect(Mistake::kGradient, "gradient of x against finite differences");
   expect(Mistake::kNan, "error inf");
+}
+
+TEST_CASE("a grid case finds a wrong gradient along one direction") {
+  const CheckResult right = check(Mistake::kNone, kCheck | kGrid);
+  CHECK_MESSAGE(right.passed, right.message);
+  CHECK(right.wide.gradient >= 0);
+  const CheckResult wrong = check(Mistake::kGradient, kCheck | kGrid);
+  CHECK_FALSE(wrong.passed);
+  CHECK_MESSAGE(wrong.message.find("gradient of x along a direction against the oracle") == 0, wrong.message);
+}
+
+TEST_CASE("low precision is held to the rounding of each result") {
+  const CheckResult right = check(Mistake::kNone, kCheck, true);
+  CHECK_MESSAGE(right.passed, right.message);
+  CHECK(right.bfloat16.forward == 0);  // twice a bfloat16 number is one
+  CHECK(right.float16.gradient == 0);
+  CHECK(check(Mistake::kNone).bfloat16.forward < 0);
+  const CheckResult wrong = check(Mistake::kHalf, kCheck, true);
+  CHECK_FALSE(wrong.passed);
+  CHECK_MESSAGE(wrong.message.find("float16 forward against the oracle, output 0") == 0, wrong.message);
 }
 
 }  // namespace aspis::harness

@@ -29,6 +29,9 @@ Tensors make_inputs(const OpCase& c, uint64_t seed, bool round_to_float) {
       case Fill::Kind::kUniform:
         for (double& v : t.data) v = rng.uniform(spec.fill.a, spec.fill.b);
         break;
+      case Fill::Kind::kLogUniform:
+        for (double& v : t.data) v = std::exp(rng.uniform(std::log(spec.fill.a), std::log(spec.fill.b)));
+        break;
       case Fill::Kind::kConstant:
         for (double& v : t.data) v = spec.fill.a;
         break;
@@ -80,6 +83,25 @@ Tensor numeric_gradient(const OpCase& c, const Tensors& inputs, const Tensors& w
     gradient.data[i] = (above - below) / (2 * step);
   }
   return gradient;
+}
+
+double directional_derivative(const OpCase& c, const Tensors& inputs, const Tensors& weights,
+                              const Tensors& directions, double step) {
+  const auto at = [&](double h) {
+    Tensors moved = inputs;
+    for (size_t k = 0; k < moved.size(); k++) {
+      for (size_t i = 0; i < directions[k].data.size(); i++) moved[k].data[i] += h * directions[k].data[i];
+    }
+    return c.reference(moved);
+  };
+  // Differences element by element: those of two large sums would lose digits.
+  const Tensors above = at(step), below = at(-step);
+  double sum = 0;
+  for (size_t k = 0; k < above.size(); k++) {
+    for (size_t i = 0; i < above[k].data.size(); i++)
+      sum += weights[k].data[i] * (above[k].data[i] - below[k].data[i]);
+  }
+  return sum / (2 * step);
 }
 
 double normalized_error(const Tensor& got, const Tensor& want) {

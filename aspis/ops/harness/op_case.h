@@ -10,12 +10,14 @@ namespace aspis::harness {
 /// How a case fills one of its inputs. Random values come from a stream that is
 /// named after the input, so adding one input does not change the others.
 struct Fill {
-  enum class Kind { kNormal, kUniform, kConstant, kLabels, kPermutation, kProbabilities };
+  enum class Kind { kNormal, kUniform, kLogUniform, kConstant, kLabels, kPermutation, kProbabilities };
   Kind kind = Kind::kNormal;
   double a = 0, b = 1;
 
   static Fill normal(double deviation = 1) { return {Kind::kNormal, 0, deviation}; }
   static Fill uniform(double lo, double hi) { return {Kind::kUniform, lo, hi}; }
+  /// exp of a uniform value between the logarithms of both, which are positive.
+  static Fill log_uniform(double lo, double hi) { return {Kind::kLogUniform, lo, hi}; }
   static Fill constant(double value) { return {Kind::kConstant, value, 0}; }
   /// int32 in [0, classes).
   static Fill labels(int classes) { return {Kind::kLabels, static_cast<double>(classes), 0}; }
@@ -48,7 +50,11 @@ enum Use : unsigned {
   kCheck = 1,  ///< forward and gradients against the oracle, threads, layouts
   kGrad = 2,   ///< tiny: finite differences of every input element
   kPerf = 4,   ///< timed by `aspis bench`
-  kFull = 8,   ///< only in `aspis ops --check --full` and the long tests
+  kFull = 8,   ///< only in `aspis ops --check --full` and where a test asks for it
+  /// A shape of the upstream test suites, in tests/conformance and `--check --full`:
+  /// gradients against a derivative of the oracle in one direction instead of the composed version.
+  kGrid = 16,
+  kLong = 32,  ///< only in tests with the label `long`
 };
 
 /// Arithmetic of one evaluation, for the bound beside a time. One multiply and
@@ -85,6 +91,10 @@ Tensors make_inputs(const OpCase& c, uint64_t seed, bool round_to_float);
 /// element of input `index`.
 Tensor numeric_gradient(const OpCase& c, const Tensors& inputs, const Tensors& weights, size_t index,
                         double step = 1e-6);
+
+/// The central difference of that sum when all inputs move along `directions` at once.
+double directional_derivative(const OpCase& c, const Tensors& inputs, const Tensors& weights,
+                              const Tensors& directions, double step = 1e-5);
 
 /// max |got - want| / max |want|; infinity if a NaN or an infinity is not matched in place.
 double normalized_error(const Tensor& got, const Tensor& want);

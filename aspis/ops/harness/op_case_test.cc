@@ -30,7 +30,17 @@ TEST_CASE("numeric gradient of a square is twice the input times the weight") {
   const Tensors in = make_inputs(c, 3, false);
   const Tensors weights = {{{2, 3}, {1, -2, 3, 0, 0.5, 7}}};
   const Tensor g = numeric_gradient(c, in, weights, 0);
-  for (int i = 0; i < 6; i++) CHECK(g.data[i] == doctest::Approx(2 * in[0].data[i] * weights[0].data[i]).epsilon(1e-6));
+  for (int i = 0; i < 6; i++)
+    CHECK(g.data[i] == doctest::Approx(2 * in[0].data[i] * weights[0].data[i]).epsilon(1e-6));
+}
+
+TEST_CASE("a directional derivative is the sum of gradient times direction") {
+  const OpCase c = square_case();
+  const Tensors in = make_inputs(c, 3, false), weights = {{{2, 3}, {1, -2, 3, 0, 0.5, 7}}},
+                along = {{{2, 3}, {0.5, 1, -1, 2, 0, 1}}};
+  double want = 0;
+  for (int i = 0; i < 6; i++) want += 2 * in[0].data[i] * weights[0].data[i] * along[0].data[i];
+  CHECK(directional_derivative(c, in, weights, along) == doctest::Approx(want).epsilon(1e-7));
 }
 
 TEST_CASE("normalized error sees sizes, NaN and infinities") {
@@ -45,8 +55,11 @@ TEST_CASE("normalized error sees sizes, NaN and infinities") {
 TEST_CASE("fills give labels in range, permutations and rows of probabilities, and depend on the seed") {
   OpCase c;
   c.name = "fills";
-  c.inputs = {{"labels", {100}, Fill::labels(7)}, {"order", {50}, Fill::permutation()},
-              {"p", {4, 5}, Fill::probabilities()}, {"u", {100}, Fill::uniform(-2, -1)}};
+  c.inputs = {{"labels", {100}, Fill::labels(7)},
+              {"order", {50}, Fill::permutation()},
+              {"p", {4, 5}, Fill::probabilities()},
+              {"u", {100}, Fill::uniform(-2, -1)},
+              {"log", {100}, Fill::log_uniform(1e-3, 10)}};
   const Tensors a = make_inputs(c, 1, false), b = make_inputs(c, 2, false);
   for (const double v : a[0].data) CHECK((v >= 0 && v < 7 && v == std::floor(v)));
   CHECK(std::set<double>(a[1].data.begin(), a[1].data.end()).size() == 50);
@@ -56,6 +69,12 @@ TEST_CASE("fills give labels in range, permutations and rows of probabilities, a
     CHECK(sum == doctest::Approx(1));
   }
   for (const double v : a[3].data) CHECK((v >= -2 && v <= -1));
+  double below_1e_1 = 0;
+  for (const double v : a[4].data) {
+    CHECK((v >= 1e-3 && v <= 10));
+    below_1e_1 += v < 0.1;
+  }
+  CHECK(below_1e_1 == doctest::Approx(50).epsilon(0.3));  // half of the decades
   CHECK(a[3].data != b[3].data);
   CHECK(a[3].data == make_inputs(c, 1, false)[3].data);
 }

@@ -1,5 +1,7 @@
 #include "aspis/ops/mamba3/mamba3_cases.h"
 
+#include <mlx/ops.h>
+
 #include <map>
 
 #include "aspis/ops/common/primitive.h"
@@ -37,24 +39,28 @@ std::vector<harness::TensorSpec> inputs_of(const Mamba3Case& c, Places& at) {
   const int S = has(c, 'c') ? static_cast<int>(cu_of(c).size()) - 1 : c.batch;
   const std::vector<int> rows{c.batch, c.length, H, P}, matrix{c.batch, c.length, R, c.groups, N},
       head{c.batch, c.length, H}, bias{H, R, N}, mimo{H, R, P};
+  // Upstream: dt = softplus(-3 + N(0, 1)), trap and angle U(0, 1), rank vectors N(0, 1) / R.
+  const bool upstream = has(c, 'u');
+  const Fill vectors = upstream ? Fill::normal(1.0 / R) : Fill::normal(),
+             share = upstream ? Fill::uniform(0, 1) : Fill::normal();
   add(true, "x", rows);
   add(true, "B", matrix);
   add(true, "C", matrix);
-  add(true, "dd_dt", head, Fill::normal(0.7));
+  add(true, "dd_dt", head, Fill::normal(upstream ? 1 : 0.7));
   // Away from 0, where the second derivative of the activation jumps.
   add(true, "dd_A", head, Fill::uniform(0.1, 1));
-  add(true, "trap", head);
-  add(A > 0, "angle", {c.batch, c.length, A});
-  add(has(c, 'b'), "dt_bias", {H}, Fill::normal(0.3));
+  add(true, "trap", head, share);
+  add(A > 0, "angle", {c.batch, c.length, A}, share);
+  add(has(c, 'b'), "dt_bias", {H}, upstream ? Fill::uniform(-3.1, -2.9) : Fill::normal(0.3));
   add(has(c, 'n'), "B_norm_weight", {N}, Fill::uniform(0.5, 1.5));
   add(has(c, 'n'), "C_norm_weight", {N}, Fill::uniform(0.5, 1.5));
   add(has(c, 'b'), "B_bias", bias, Fill::uniform(0.5, 1.5));
   add(has(c, 'b'), "C_bias", bias, Fill::uniform(0.5, 1.5));
   add(has(c, 'D'), "D", {H});
   add(has(c, 'z'), "z", rows);
-  add(has(c, 'm'), "mimo_x", mimo);
+  add(has(c, 'm'), "mimo_x", mimo, vectors);
   add(has(c, 'm') && has(c, 'z'), "mimo_z", mimo);
-  add(has(c, 'm'), "mimo_o", mimo);
+  add(has(c, 'm'), "mimo_o", mimo, vectors);
   add(has(c, 'o'), "out_norm_weight", {H, P}, Fill::uniform(0.5, 1.5));
   add(has(c, 'i'), "angle_state", {S, H, A}, Fill::uniform(0, 6));
   add(has(c, 'i'), "ssm_state", {S, H, P, N});
@@ -120,7 +126,18 @@ harness::Arrays run(const Mamba3Case& c, const Places& at, const harness::Arrays
   o.cu_seqlens = cu_of(c);
   if (has(c, 'i'))
     o.initial_state = Mamba3State{*get("angle_state"), *get("ssm_state"), *get("k_state"), *get("v_state")};
-  auto [out, state] = mamba3_with_state(in[0], in[1], in[2], in[3], in[4], in[5], o);
+  const auto token = [](const mx::array& a) { return mx::squeeze(a, 1); };
+  const auto whole = [&] { return mamba3_with_state(in[0], in[1], in[2], in[3], in[4], in[5], o); };
+  const auto step = [&] {
+    const Mamba3State before = *o.initial_state;
+    o.initial_state.reset();
+    if (o.angle) o.angle = token(*o.angle);
+    if (o.z) o.z = token(*o.z);
+    auto [y, next] =
+        mamba3_step(before, token(in[0]), token(in[1]), token(in[2]), token(in[3]), token(in[4]), token(in[5]), o);
+    return std::pair(mx::expand_dims(y, 1), next);
+  };
+  auto [out, state] = has(c, 't') ? step() : whole();
   harness::Arrays all{out, state.angle, state.ssm, state.k, state.v};
   if (angles_of(c) == 0) all.erase(all.begin() + 1);
   return all;
@@ -151,13 +168,16 @@ harness::OpEntry mamba3_entry() {
           true,
           [] {
             std::vector<harness::OpInstance> instances;
-            for (const Mamba3Case& c : kMamba3Cases) {
+            std::vector<Mamba3Case> cases = kMamba3Cases;
+            const auto grid = mamba3_grid();
+            cases.insert(cases.end(), grid.begin(), grid.end());
+            for (const Mamba3Case& c : cases) {
               Places at;
               harness::OpCase plain;
               const auto part = [](const char* letter, int value) { return letter + std::to_string(value); };
-              plain.name = part("B", c.batch) + part(" L", c.length) + part(" H", c.heads) +
-                           part(" P", c.headdim) + part(" R", c.rank) + part(" G", c.groups) +
-                           part(" N", c.state) + (c.chunk ? part(" Q", c.chunk) : "") +
+              plain.name = (c.grid.empty() ? "" : c.grid + " ") + part("B", c.batch) + part(" L", c.length) +
+                           part(" H", c.heads) + part(" P", c.headdim) + part(" R", c.rank) +
+                           part(" G", c.groups) + part(" N", c.state) + (c.chunk ? part(" Q", c.chunk) : "") +
                            (c.options.empty() ? "" : " " + c.options);
               plain.uses = c.uses;
               plain.inputs = inputs_of(c, at);
@@ -167,11 +187,16 @@ harness::OpEntry mamba3_entry() {
               // of up to 2 pi, and the gradients of angles and steps sum over them.
               plain.tolerance.forward = 1e-5;
               plain.tolerance.gradient = 1e-4;
+              // One-sided angles over 2048 tokens: 2048 roundings of a phase below 2 pi turn the last key; 1.1e-5
+              // seen.
+              if (c.uses & harness::kLong) plain.tolerance.forward = 3e-5;
               instances.push_back({plain, [c, at](const harness::Arrays& in) { return run(c, at, in); },
                                    [c, at](const harness::Arrays& in) {
                                      const Composed scope;
                                      return run(c, at, in);
                                    }});
+              // The oracle in double checks the gradients of large shapes too.
+              if (c.uses & harness::kGrid) instances.back().composed = {};
             }
             return instances;
           }};

@@ -9,11 +9,13 @@ namespace aspis {
 
 /// Options as letters: D skip, z gate, b delta bias, s softplus, i initial state,
 /// r reverse, o order, B or C constant, p packed by cu_seqlens, q by seq_idx;
-/// x complex A, B, C and states, as pairs (see pairs.h), N numbers each.
+/// x complex A, B, C and states, as pairs (see pairs.h), N numbers each; t one token
+/// through the step; u values as the upstream test draws them.
 struct ScanCase {
   int batch, length, channels, state, groups;
   std::string options;
   unsigned uses;
+  std::string grid = "";  ///< of which upstream test, in front of the name
 };
 
 inline const std::vector<ScanCase> kScanCases = {
@@ -59,5 +61,29 @@ inline const std::vector<ScanCase> kScanCases = {
     {1, 65536, 96, 16, 1, "Dzbs", harness::kPerf},
     {1, 65536, 16, 16, 1, "Dzbs", harness::kPerf},
 };
+
+/// Upstream's test_selective_scan.py with the lengths that it has commented out, each option left out in turn, and
+/// test_selective_state_update.py, whose heads with values of their own for every channel are groups here.
+inline std::vector<ScanCase> scan_grid() {
+  constexpr unsigned kUses = harness::kCheck | harness::kFull | harness::kGrid;
+  std::vector<ScanCase> cases;
+  for (const int length : {8, 16, 32, 64, 128, 256, 372, 512, 784, 1024, 1134, 2048, 4096}) {
+    for (const int groups : {1, 2}) {
+      for (const char* options : {"Dzbsu", "zbsu", "Dbsu", "Dzsu", "Dzbu"})
+        cases.push_back({2, length, 4, 8, groups, options, kUses, "test_selective_scan"});
+    }
+  }
+  for (const int channels : {2048, 2064, 4096}) {
+    for (const int state : {16, 32, 64}) {
+      for (const char* options : {"Dzbsitu", "Dbsitu"})
+        cases.push_back({2, 1, channels, state, 1, options, kUses, "test_selective_state_update"});
+    }
+  }
+  for (const int channels : {2048, 4096}) {
+    for (const int groups : {2, 4})
+      cases.push_back({2, 1, channels, 64, groups, "Dzbsitu", kUses, "test_selective_state_update_with_heads"});
+  }
+  return cases;
+}
 
 }  // namespace aspis

@@ -1,5 +1,7 @@
 #include "aspis/ops/selective_scan/selective_scan_cases.h"
 
+#include <mlx/ops.h>
+
 #include "aspis/ops/selective_scan/cases.h"
 #include "aspis/ops/selective_scan/composed.h"
 #include "aspis/ops/selective_scan/kernel/reference.h"
@@ -52,12 +54,15 @@ std::vector<harness::TensorSpec> inputs_of(const ScanCase& c, Places& at) {
     return has(c, constant) ? std::vector<int>{c.channels, values_of(c)}
                             : std::vector<int>{c.batch, c.length, c.groups, values_of(c)};
   };
-  // Ranges of the upstream test: A = -U(0.1, 1), steps of 0.05 to 0.5.
-  std::vector<harness::TensorSpec> in = {{"u", rows},
-                                         {"delta", rows, has(c, 's') ? Fill::normal(1) : Fill::uniform(0.05, 0.5)},
-                                         {"A", {c.channels, values_of(c)}, Fill::uniform(-1, -0.1)},
-                                         {"B", matrix('B')},
-                                         {"C", matrix('C')}};
+  // Upstream's own ranges are A = -U(0, 0.5), delta and bias U(0, 0.5).
+  const bool upstream = has(c, 'u');
+  const Fill delta = upstream ? Fill::uniform(0, 0.5) : has(c, 's') ? Fill::normal(1) : Fill::uniform(0.05, 0.5);
+  std::vector<harness::TensorSpec> in = {
+      {"u", rows},
+      {"delta", rows, delta},
+      {"A", {c.channels, values_of(c)}, Fill::uniform(upstream ? -0.5 : -1, upstream ? 0 : -0.1)},
+      {"B", matrix('B')},
+      {"C", matrix('C')}};
   const auto add = [&](char option, int& place, harness::TensorSpec spec) {
     if (!has(c, option)) return;
     place = static_cast<int>(in.size());
@@ -65,7 +70,7 @@ std::vector<harness::TensorSpec> inputs_of(const ScanCase& c, Places& at) {
   };
   add('D', at.D, {"D", {c.channels}});
   add('z', at.z, {"z", rows});
-  add('b', at.bias, {"delta_bias", {c.channels}, Fill::uniform(-0.5, 0.5)});
+  add('b', at.bias, {"delta_bias", {c.channels}, Fill::uniform(upstream ? 0 : -0.5, 0.5)});
   add('i', at.initial, {"initial_state", {states_of(c), c.channels, values_of(c)}});
   add('o', at.order, {"order", {c.length}, Fill::permutation(), false});
   return in;
@@ -144,6 +149,18 @@ ScanOptions options_of(const ScanCase& c, const Places& at, const harness::Array
   return o;
 }
 
+// One token by the step, which has no axis for it.
+harness::Arrays step(const ScanCase& c, const Places& at, const harness::Arrays& in) {
+  ScanOptions o = options_of(c, at, in);
+  const auto token = [](const mx::array& a) { return mx::squeeze(a, 1); };
+  o.initial_state.reset();
+  if (o.z) o.z = token(*o.z);
+  auto [out, next] =
+      selective_scan_step(in[at.initial], token(in[0]), token(in[1]), in[2], has(c, 'B') ? in[3] : token(in[3]),
+                          has(c, 'C') ? in[4] : token(in[4]), o);
+  return {mx::expand_dims(out, 1), next};
+}
+
 // Counts of operators.md 6.1: multiply and add as one each, exponentials apart.
 void set_costs(const ScanCase& c, harness::OpCase& plain) {
   const double rows = double(c.batch) * c.length * c.channels, states = rows * c.state;
@@ -158,20 +175,30 @@ void set_costs(const ScanCase& c, harness::OpCase& plain) {
     return;
   }
   plain.forward = {6 * states + 12 * rows, states + per_row * rows, 4 * ((reads + 1) * rows + 2 * BC)};
-  plain.backward = {19 * states + 25 * rows, states + per_row * rows, 4 * ((2 * reads + 1) * rows + 4 * BC + states / 8)};
+  plain.backward = {19 * states + 25 * rows, states + per_row * rows,
+                    4 * ((2 * reads + 1) * rows + 4 * BC + states / 8)};
 }
 
 }  // namespace
 
 harness::OpEntry selective_scan_entry() {
-  return {"selective_scan", "Mamba-1 scan: exp(dt A) x + dt B u, y = C x + D u, gated", {"cpu", "composed"}, true, true, [] {
+  return {"selective_scan",
+          "Mamba-1 scan: exp(dt A) x + dt B u, y = C x + D u, gated",
+          {"cpu", "composed"},
+          true,
+          true,
+          [] {
             std::vector<harness::OpInstance> instances;
-            for (const ScanCase& c : kScanCases) {
+            std::vector<ScanCase> cases = kScanCases;
+            const auto grid = scan_grid();
+            cases.insert(cases.end(), grid.begin(), grid.end());
+            for (const ScanCase& c : cases) {
               Places at;
               harness::OpCase plain;
-              plain.name = "B" + std::to_string(c.batch) + " L" + std::to_string(c.length) + " D" +
-                           std::to_string(c.channels) + " N" + std::to_string(c.state) + " G" +
-                           std::to_string(c.groups) + (c.options.empty() ? "" : " " + c.options);
+              plain.name = (c.grid.empty() ? "" : c.grid + " ") + "B" + std::to_string(c.batch) + " L" +
+                           std::to_string(c.length) + " D" + std::to_string(c.channels) + " N" +
+                           std::to_string(c.state) + " G" + std::to_string(c.groups) +
+                           (c.options.empty() ? "" : " " + c.options);
               plain.uses = c.uses;
               plain.inputs = inputs_of(c, at);
               plain.reference = [c, at](const Tensors& in) { return reference(c, at, in); };
@@ -179,6 +206,10 @@ harness::OpEntry selective_scan_entry() {
               // Sums over D, L and B of terms of both signs: the error of a sum
               // can exceed that of its terms relative to its largest element.
               plain.tolerance.gradient = 3e-5;
+              if (has(c, 't')) {
+                instances.push_back({plain, [c, at](const harness::Arrays& in) { return step(c, at, in); }, {}});
+                continue;
+              }
               instances.push_back(
                   {plain,
                    [c, at](const harness::Arrays& in) {
@@ -193,6 +224,8 @@ harness::OpEntry selective_scan_entry() {
                          scan(in[0], in[1], in[2], in[3], in[4], options_of(c, at, in), mx::StreamOrDevice{});
                      return harness::Arrays{out, last};
                    }});
+              // A graph of thousands of tokens is no oracle: that one is in double and checks the gradients too.
+              if (c.uses & harness::kGrid) instances.back().composed = {};
             }
             return instances;
           }};

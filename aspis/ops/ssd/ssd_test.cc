@@ -112,6 +112,11 @@ TEST_CASE("#887: D of shape {H, P} counts in the step as in the whole") {
   const auto got = ssd_step(mx::zeros({1, 2, 3, 4}, mx::float64), mx::squeeze(p.x, 1), mx::squeeze(p.dt, 1), p.A,
                             mx::squeeze(p.B, 1), mx::squeeze(p.C, 1), o);
   CHECK(largest_difference(got.first, want) < 1e-12);
+  // As reported: the step leaves D out.
+  o.D = std::nullopt;
+  const auto reported = ssd_step(mx::zeros({1, 2, 3, 4}, mx::float64), mx::squeeze(p.x, 1), mx::squeeze(p.dt, 1),
+                                 p.A, mx::squeeze(p.B, 1), mx::squeeze(p.C, 1), o);
+  CHECK(largest_difference(reported.first, want) > 1e-2);
 }
 
 TEST_CASE("#537, #921: the gradient of A is counted once, whatever the chunk") {
@@ -124,18 +129,61 @@ TEST_CASE("#537, #921: the gradient of A is counted once, whatever the chunk") {
     p.options.chunk_size = chunk;
     const auto gradient = mx::astype(mx::sum(mx::grad(loss)(p.A)), mx::float32).item<float>();
     CHECK(gradient == doctest::Approx(numeric).epsilon(1e-5));
+    // As reported: zero from a tile that was left out, or twice the sum.
+    CHECK(std::abs(gradient) > 0.1);
+    CHECK(gradient != doctest::Approx(2 * numeric).epsilon(0.1));
+  }
+  // What a tile of 16 tokens that is left out would take away can be seen in every tile.
+  p.options.chunk_size = 16;
+  const auto per_token = [&](const mx::array& dt) { return mx::sum(ssd(p.x, dt, p.A, p.B, p.C, p.options)); };
+  const auto by_dt = mx::grad(per_token)(p.dt);
+  for (const int first : {0, 16, 32}) {
+    const auto direction = mx::concatenate(
+        {mx::zeros({1, first, 2}, mx::float64), mx::ones({1, std::min(16, 40 - first), 2}, mx::float64),
+         mx::zeros({1, std::max(0, 24 - first), 2}, mx::float64)},
+        1);
+    const double along =
+        mx::astype((per_token(p.dt + direction * h) - per_token(p.dt - direction * h)) / (2 * h), mx::float32)
+            .item<float>();
+    CHECK(std::abs(along) > 1e-2);
+    CHECK(mx::astype(mx::sum(by_dt * direction), mx::float32).item<float>() ==
+          doctest::Approx(along).epsilon(1e-5));
   }
 }
 
 TEST_CASE("PR #713: strong decay gives no infinity in values or gradients") {
-  Problem p = make_problem(1, 200, 2, 3, 1, 4, mx::float32);
-  p.A = mx::array({-100.f, -1e4f});
-  const auto loss = [&](const std::vector<mx::array>& a) {
-    return mx::sum(ssd(a[0], a[1], a[2], a[3], a[4], p.options));
-  };
-  auto [value, gradients] = mx::value_and_grad(loss, std::vector<int>{0, 1, 2, 3, 4})({p.x, p.dt, p.A, p.B, p.C});
-  CHECK(std::isfinite(value.item<float>()));
-  for (const auto& g : gradients) CHECK(mx::all(mx::isfinite(g)).item<bool>());
+  for (const int chunk : {0, 16, 64}) {
+    CAPTURE(chunk);
+    Problem p = make_problem(1, 200, 2, 3, 1, 4, mx::float32);
+    p.A = mx::array({-100.f, -1e4f});
+    p.options.chunk_size = chunk;
+    const auto loss = [](const Problem& q) {
+      return
+          [q](const std::vector<mx::array>& a) { return mx::sum(ssd(a[0], a[1], a[2], a[3], a[4], q.options)); };
+    };
+    const std::vector<int> all{0, 1, 2, 3, 4};
+    auto [value, gradients] = mx::value_and_grad(loss(p), all)({p.x, p.dt, p.A, p.B, p.C});
+    const auto wide = [](const mx::array& a) { return mx::astype(a, mx::float64); };
+    Problem q = p;
+    q.options.D = wide(*p.options.D), q.options.z = wide(*p.options.z),
+    q.options.dt_bias = wide(*p.options.dt_bias);
+    const auto fine = mx::grad(loss(q), all)({wide(p.x), wide(p.dt), wide(p.A), wide(p.B), wide(p.C)});
+    for (const int i : {0, 1, 3, 4}) {
+      CAPTURE(i);
+      CHECK(mx::all(mx::isfinite(gradients[i])).item<bool>());
+      CHECK(largest_difference(wide(gradients[i]), fine[i]) <
+            1e-5 * mx::astype(mx::max(mx::abs(fine[i])), mx::float32).item<float>());
+    }
+    CHECK(mx::all(mx::isfinite(gradients[2])).item<bool>());  // nearly nothing is left of it
+    CHECK(std::isfinite(value.item<float>()));
+  }
+  // As reported: exp of a difference of running sums before the mask, where the upper triangle overflows.
+  const auto sums = mx::cumsum(mx::full({16}, -100.f)),
+             spans = mx::expand_dims(sums, 1) - mx::expand_dims(sums, 0);
+  CHECK_FALSE(mx::all(mx::isfinite(mx::exp(spans) * mx::tril(mx::ones({16, 16})))).item<bool>());
+  // And as a ratio of running products: 0 / 0.
+  CHECK_FALSE(
+      mx::all(mx::isfinite(mx::expand_dims(mx::exp(sums), 1) / mx::expand_dims(mx::exp(sums), 0))).item<bool>());
 }
 
 TEST_CASE("#739: a second prefill starts from the state of the first") {
@@ -149,21 +197,32 @@ TEST_CASE("#739: a second prefill starts from the state of the first") {
   const auto first = piece(0, 13, {}), second = piece(13, 30, first.second);
   CHECK(largest_difference(second.second, whole.second) < 1e-12);
   CHECK(largest_difference(second.first, cut(whole.first, 13, 30)) < 1e-12);
+  // As reported: the state that was handed in is ignored.
+  const auto reported = piece(13, 30, {});
+  CHECK(largest_difference(reported.second, whole.second) > 1e-3);
+  CHECK(largest_difference(reported.first, cut(whole.first, 13, 30)) > 1e-2);
 }
 
 TEST_CASE("#827: gradients are the same bits in five runs") {
-  const Problem p = make_problem(2, 100, 6, 8, 2, 16, mx::float32);
-  const auto gradients = [&] {
+  const Problem p = make_problem(3, 100, 6, 8, 2, 16, mx::float32);
+  const auto gradients = [](const Problem& q) {
     const auto loss = [&](const std::vector<mx::array>& a) {
-      return mx::sum(mx::square(ssd(a[0], a[1], a[2], a[3], a[4], p.options)));
+      return mx::sum(mx::square(ssd(a[0], a[1], a[2], a[3], a[4], q.options)));
     };
-    return mx::grad(loss, std::vector<int>{0, 1, 2, 3, 4})({p.x, p.dt, p.A, p.B, p.C});
+    return mx::grad(loss, std::vector<int>{0, 1, 2, 3, 4})({q.x, q.dt, q.A, q.B, q.C});
   };
-  const auto first = gradients();
+  const auto first = gradients(p);
   for (int run = 0; run < 4; run++) {
-    const auto again = gradients();
+    const auto again = gradients(p);
     for (size_t i = 0; i < first.size(); i++) CHECK(mx::array_equal(first[i], again[i]).item<bool>());
   }
+  // What atomics do: another order of the sum over the batch, other bits in the gradient of A.
+  Problem q = p;
+  const auto turned = [](const mx::array& a) { return mx::take(a, mx::array({2, 0, 1}), 0); };
+  q.x = turned(p.x), q.dt = turned(p.dt), q.B = turned(p.B), q.C = turned(p.C), q.options.z = turned(*p.options.z);
+  const auto reported = gradients(q)[2];
+  CHECK_FALSE(mx::array_equal(reported, first[2]).item<bool>());
+  CHECK(mx::allclose(reported, first[2], 1e-4, 1e-4).item<bool>());
 }
 
 TEST_CASE("an input is read in place where its rows have gaps") {
@@ -359,6 +418,14 @@ TEST_CASE("#972: the state that passes from chunk to chunk is not rounded to the
         return mx::astype(mx::max(mx::abs(a)), mx::float32).item<float>();
       };
       CHECK(largest_difference(wide(state), fine_state) < 3e-6 * largest(fine_state));
+      // As reported: the state between chunks in the type of the input.
+      std::optional<mx::array> between;
+      for (int first = 0; first < 300; first += 20) {
+        Problem piece = cut(p, first, first + 20);
+        piece.options.initial_state = between;
+        between = mx::astype(mx::astype(run(piece).second, dtype), mx::float32);
+      }
+      CHECK(largest_difference(wide(*between), fine_state) > 1e-4 * largest(fine_state));
       // Half a unit in the last place of the output's type.
       CHECK(largest_difference(wide(out), fine) < (dtype == mx::bfloat16 ? 4e-3 : 5e-4) * largest(fine));
     }

@@ -245,8 +245,9 @@ TEST_CASE("a NaN or infinity reaches only what comes after it in its sequence") 
 }
 
 TEST_CASE("#880, #884: offsets beyond 2^31 elements") {
-  // Tokens 2^30 values apart in address space that is never touched in between.
-  constexpr int64_t kStride = int64_t{1} << 30, kTokens = 4, kWidth = 6;
+  // Tokens 2^31 values apart in address space that is never touched in between: 32 bits with a sign end at the
+  // second token, and without one the third has the place of the first.
+  constexpr int64_t kStride = int64_t{1} << 31, kTokens = 4, kWidth = 6;
   const size_t bytes = (kStride * (kTokens - 1) + kWidth) * sizeof(float);
   for (const bool recurrent : {false, true}) {
     SsdShape shape{1, kTokens, 2, 3, 2, 3, 2};
