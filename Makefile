@@ -33,7 +33,7 @@ program: configure
 test: build
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE long
 
-# Sequences of a million tokens: a minute, and some gigabytes of memory.
+# Sequences of a million tokens, and the grids of the upstream suites at full size: five minutes, some gigabytes of memory.
 test-long: build
 	@ctest --test-dir $(BUILD) --output-on-failure -L long
 

@@ -22,6 +22,47 @@ TEST_CASE("selective_scan: 131,072 tokens, values, states and gradients") {
   expect_close("scan", f, in, 1e-5, 1e-4);
 }
 
+TEST_CASE("selective_scan: 262,144 tokens, also of equal inputs, extreme steps and decays, and one huge value") {
+  constexpr int kL = 262144, kD = 4, kN = 16, kHuge = 1000;
+  const auto u = normal({1, kL, kD}, 1), B = normal({1, kL, kN}, 4, 0.1), C = normal({1, kL, kN}, 5, 0.1);
+  const auto all = [&](double value, mx::Shape shape) {
+    return mx::full(shape, mx::array(value, mx::float64), mx::float64);
+  };
+  const mx::Shape rows{1, kL, kD}, matrix{kD, kN};
+  const auto draw_dt = uniform(rows, 2, 0.01, 0.1), draw_A = uniform(matrix, 3, -2, -0.5);
+  const auto place = mx::astype(mx::reshape(mx::arange(kL), {1, kL, 1}) == mx::array(kHuge), mx::float64);
+  struct Case {
+    std::string what;
+    mx::array u, dt, A, B, C;
+    double limit = 1e-5;
+  };
+  // A decay nearer to 1 than float32 can say counts as none: 262,144 times dt A, 1.4e-4 and 3.3e-4 at most, is
+  // lost.
+  constexpr double kNoDecay = 4e-4;
+  const std::vector<Case> cases = {
+      {"random", u, draw_dt, draw_A, B, C},
+      {"all equal", all(1, rows), all(0.05, rows), all(-1, matrix), all(0.5, {1, kL, kN}), all(1, {1, kL, kN})},
+      {"dt 1e4", u, all(1e4, rows), draw_A, B, C},
+      {"dt 1e-9", u, all(1e-9, rows), draw_A, B, C, kNoDecay},
+      {"A -1e-8", u, draw_dt, all(-1e-8, matrix), B, C, kNoDecay},
+      {"A -1e4", u, draw_dt, all(-1e4, matrix), B, C},
+      {"one value of 3e38", u * (1 - place) + place * 3e38, draw_dt, draw_A, B, C},
+  };
+  for (const auto& c : cases) {
+    CAPTURE(c.what);
+    const Arrays in{c.u, c.dt, c.A, c.B, c.C};
+    const Function f = [](const Arrays& a) {
+      auto [out, last] = selective_scan_with_state(a[0], a[1], a[2], a[3], a[4]);
+      return Arrays{out, last};
+    };
+    const Outcome fine = run(f, in, false), single = run(f, cast(in, mx::float32), false);
+    CHECK(error(single.outputs[0], fine.outputs[0]) < c.limit);
+    CHECK(error(single.outputs[1], fine.outputs[1]) < c.limit);
+    // The end by itself: where 3e38 has decayed, what follows is as good as ever.
+    CHECK(error(tokens(single.outputs[0], kL - 4096, kL), tokens(fine.outputs[0], kL - 4096, kL)) < c.limit);
+  }
+}
+
 TEST_CASE("causal_conv1d: 131,072 tokens") {
   constexpr int kL = 131072;
   const Arrays in{normal({1, kL, 5}, 1), normal({5, 4}, 2)};

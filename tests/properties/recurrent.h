@@ -26,18 +26,41 @@ struct Dims {
   int batch, length;
 };
 
+/// Values that may change places without changing what comes out but for its own places: channels, heads, ..
+struct Exchange {
+  std::string name;
+  int count = 0, block = 0;  ///< values, and how many of them may change places among themselves
+  std::vector<std::pair<std::string, int>> axes;  ///< of the inputs that have them
+  std::vector<int> state_axes;                    ///< of every state; -1: it has none
+  int out_axis = 2;
+};
+
 /// A recurrent operator with its options fixed. Inputs that depend on the token
 /// are {B, L, ..}; all others are parameters.
 struct Recurrent {
   std::string name;
   std::vector<std::string> token_inputs;
   double precision = 2e-6;             ///< of float32 over up to 300 tokens; a looser one carries its reason
-  std::vector<std::string> linear_in;  ///< the output is linear in these and the state together; may be empty
+  std::vector<std::string> linear_in;  ///< the output is linear in these and `linear_state` together; may be empty
+  std::vector<size_t> linear_state;
   std::function<Named(const Dims&, Rng&)> draw;
   std::function<std::vector<mx::array>(int batch)> zero_state;
   std::function<Result(const Named&, const std::vector<mx::array>& state)> run;
   /// The same over sequences one after another ({1, L, ..}, states {S, ..}); may be empty.
   std::function<Result(const Named&, const std::vector<mx::array>& state, const std::vector<int32_t>& cu)> packed;
+  /// From a state of zeros by chunks of so many tokens; the same as `run` with another form of the operator, or in
+  /// pieces.
+  std::function<Result(const Named&, const std::vector<mx::array>& state, int chunk)> chunked;
+  /// With ids {B, L}, or empty.
+  std::function<Result(const Named&, const std::vector<mx::array>& state, const mx::array& ids)> by_ids;
+  /// From the last token to the first, by an option of the operator; may be empty.
+  std::function<Result(const Named&, const std::vector<mx::array>& state)> reversed;
+  std::vector<Exchange> exchanges;
+  /// Makes every step 0; what is then left of the output from a state of zeros (the way past the state).
+  std::function<void(Named&)> no_step;
+  std::function<mx::array(const Named&)> skip;
+  size_t kept_state = 0;               ///< the state that stays as it is without steps
+  std::function<void(Named&)> forget;  ///< makes the decay complete
 };
 
 /// Random values of a shape as float32; cast them for other types.
