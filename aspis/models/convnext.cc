@@ -13,6 +13,7 @@
 #include "aspis/nn/branch.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/gelu/gelu.h"
+#include "aspis/ops/reduce/reduce.h"
 
 namespace aspis {
 namespace {
@@ -151,7 +152,7 @@ mx::array ConvNext::run(const mx::array& images, Maps* maps) const {
 
 mx::array ConvNext::forward_features(const mx::array& images) const { return run(images, nullptr); }
 
-mx::array ConvNext::pool(const mx::array& features) const { return head_norm(mx::mean(features, {1, 2})); }
+mx::array ConvNext::pool(const mx::array& features) const { return head_norm(mean_over(features, {1, 2})); }
 
 std::vector<StageInfo> ConvNext::stages() const {
   std::vector<StageInfo> list;

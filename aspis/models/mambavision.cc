@@ -7,12 +7,13 @@
 
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
-#include "aspis/nn/pool.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/common/composed.h"
+#include "aspis/ops/elementwise/elementwise.h"
 #include "aspis/ops/gelu/gelu.h"
 #include "aspis/ops/linear/linear.h"
+#include "aspis/ops/reduce/reduce.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 
 namespace aspis {
@@ -182,7 +183,7 @@ mx::array MambaVisionMixer::forward(const mx::array& h, const WindowMask& mask,
   o.delta_softplus = true;
   const auto y = selective_scan(u[1], delta, mx::negative(ops::exp(A_log)), parts[1], parts[2], o);
   // [y, z] is never put together: each meets its half of the weight.
-  const auto weight = scale ? out_proj.weight * mx::expand_dims(*scale, 1) : out_proj.weight;
+  const auto weight = scale ? broadcast_multiply(out_proj.weight, mx::expand_dims(*scale, 1)) : out_proj.weight;
   const auto out = split_sizes(weight, {half_, half_}, 1);
   return add_n({linear(y, out[0]), linear(z, out[1])});
 }
@@ -204,7 +205,7 @@ struct MambaVision::ConvBlock final : Module {
   std::string type_name() const override { return "ConvBlock"; }
   mx::array operator()(const mx::array& x) const {
     const auto copies = fan_out(x, 2);
-    return add_n({copies[0], drop_path(norm2.after(conv2, gelu(norm1.after(conv1, copies[1]), true)))});
+    return drop_path(norm2.after(conv2, norm1.after(conv1, copies[1], Activation::kGeluTanh)), copies[0]);
   }
 
   Conv2d conv1;
@@ -342,8 +343,8 @@ MambaVision::MambaVision(const MambaVisionConfig& c, uint64_t seed)
 
 mx::array MambaVision::run(const mx::array& images, std::vector<mx::array>* maps) const {
   check_images(images);
-  auto x = relu(stem_norm1.after(stem1, images));
-  x = relu(stem_norm2.after(stem2, x));
+  auto x = stem_norm1.after(stem1, images, Activation::kRelu);
+  x = stem_norm2.after(stem2, x, Activation::kRelu);
   for (const auto& level : levels) {
     x = (*level)(x);
     if (maps) maps->push_back(x);
@@ -354,7 +355,7 @@ mx::array MambaVision::run(const mx::array& images, std::vector<mx::array>* maps
 
 mx::array MambaVision::forward_features(const mx::array& images) const { return norm(run(images, nullptr)); }
 
-mx::array MambaVision::pool(const mx::array& features) const { return mx::mean(features, {1, 2}); }
+mx::array MambaVision::pool(const mx::array& features) const { return mean_over(features, {1, 2}); }
 
 std::vector<StageInfo> MambaVision::stages() const {
   std::vector<StageInfo> list;

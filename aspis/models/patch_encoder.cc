@@ -10,6 +10,8 @@
 
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/position_table.h"
+#include "aspis/ops/elementwise/elementwise.h"
+#include "aspis/ops/reduce/reduce.h"
 
 namespace aspis {
 namespace {
@@ -208,7 +210,7 @@ PatchEncoder::Start PatchEncoder::start(const mx::array& x, const std::optional<
     });
   }
   auto directions = scan_directions(grid, subset);
-  return {{mx::add(tokens, positions), std::nullopt}, std::move(grid), std::move(directions)};
+  return {{broadcast_add(tokens, positions), std::nullopt}, std::move(grid), std::move(directions)};
 }
 
 mx::array PatchEncoder::encode(const mx::array& x, const std::optional<mx::array>& patch_indices) const {
@@ -217,7 +219,7 @@ mx::array PatchEncoder::encode(const mx::array& x, const std::optional<mx::array
   return norm(tokens).first;
 }
 
-mx::array PatchEncoder::pool(const mx::array& features) const { return mx::mean(features, 1); }
+mx::array PatchEncoder::pool(const mx::array& features) const { return mean_over(features, {1}); }
 
 mx::array PatchEncoder::classify(const mx::array& pooled) const {
   require(head != nullptr, [&] {

@@ -9,6 +9,7 @@
 #include "aspis/nn/branch.h"
 #include "aspis/nn/pool.h"
 #include "aspis/ops/add_n/add_n.h"
+#include "aspis/ops/reduce/reduce.h"
 
 namespace aspis {
 namespace {
@@ -89,10 +90,10 @@ ResNet::Bottleneck::Bottleneck(int64_t in, int64_t width, int64_t stride, const 
 
 mx::array ResNet::Bottleneck::operator()(const mx::array& x) const {
   const auto copies = fan_out(x, 2);
-  auto y = relu(bn1.after(conv1, copies[0]));
-  y = relu(bn2.after(conv2, y));
-  y = bn3.after(conv3, y);
-  return relu(add_n({y, shortcut ? shortcut_norm->after(*shortcut, copies[1]) : copies[1]}));
+  auto y = bn1.after(conv1, copies[0], Activation::kRelu);
+  y = bn2.after(conv2, y, Activation::kRelu);
+  const auto residual = shortcut ? shortcut_norm->after(*shortcut, copies[1]) : copies[1];
+  return bn3.after(conv3, y, Activation::kRelu, residual);
 }
 
 ResNet::ResNet(const ResNetConfig& c, uint64_t seed)
@@ -123,7 +124,7 @@ ResNet::ResNet(const ResNetConfig& c, uint64_t seed)
 
 mx::array ResNet::run(const mx::array& images, Maps* maps) const {
   check_images(images);
-  auto x = relu(bn1.after(conv1, images));
+  auto x = bn1.after(conv1, images, Activation::kRelu);
   if (maps) maps->add(x);
   x = max_pool(x, 3, 2, 1);
   for (const auto& layer : layers) {
@@ -135,7 +136,7 @@ mx::array ResNet::run(const mx::array& images, Maps* maps) const {
 
 mx::array ResNet::forward_features(const mx::array& images) const { return run(images, nullptr); }
 
-mx::array ResNet::pool(const mx::array& features) const { return mx::mean(features, {1, 2}); }
+mx::array ResNet::pool(const mx::array& features) const { return mean_over(features, {1, 2}); }
 
 std::vector<StageInfo> ResNet::stages() const {
   std::vector<StageInfo> list{{"conv1", 2, config_.stem_width}};

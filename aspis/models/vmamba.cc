@@ -15,6 +15,7 @@
 #include "aspis/ops/gelu/gelu.h"
 #include "aspis/ops/layer_norm/layer_norm.h"
 #include "aspis/ops/linear/linear.h"
+#include "aspis/ops/reduce/reduce.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 #include "aspis/ops/silu/silu.h"
 
@@ -336,7 +337,7 @@ mx::array VMamba::run(const mx::array& images, Maps* maps) const {
 
 mx::array VMamba::forward_features(const mx::array& images) const { return norm(run(images, nullptr)); }
 
-mx::array VMamba::pool(const mx::array& features) const { return mx::mean(features, {1, 2}); }
+mx::array VMamba::pool(const mx::array& features) const { return mean_over(features, {1, 2}); }
 
 std::vector<StageInfo> VMamba::stages() const {
   std::vector<StageInfo> list;

@@ -4,6 +4,7 @@
 #include <mlx/transforms.h>
 
 #include "aspis/ops/add_n/add_n.h"
+#include "aspis/ops/concat/concat.h"
 
 namespace aspis {
 
@@ -31,7 +32,7 @@ std::vector<mx::array> split_sizes(const mx::array& x, const std::vector<int64_t
     return parts;
   };
   const auto gradient = [ax](const ArrayList&, const ArrayList& cotangents, const ArrayList&) {
-    return ArrayList{mx::concatenate(cotangents, ax)};
+    return ArrayList{concat(cotangents, ax)};
   };
   return mx::custom_vjp(cut, gradient)({x});
 }

@@ -2,8 +2,12 @@
 
 #include <mlx/ops.h>
 
+#include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/channel_norm/channel_norm.h"
 #include "aspis/ops/conv/conv.h"
+#include "aspis/ops/elementwise/elementwise.h"
+#include "aspis/ops/gelu/gelu.h"
+#include "aspis/ops/silu/silu.h"
 
 namespace aspis {
 namespace {
@@ -62,11 +66,27 @@ mx::array BatchNorm::operator()(const mx::array& x, Activation activation,
   return result.y;
 }
 
-mx::array BatchNorm::after(const Conv2d& conv, const mx::array& x) const {
-  if (training()) return (*this)(conv(x));
+mx::array BatchNorm::after(const Conv2d& conv, const mx::array& x, Activation activation,
+                           const std::optional<mx::array>& residual) const {
+  if (training()) return (*this)(conv(x), activation, residual);
   const auto f = factor();
   const auto shift = bias - running_mean * f;
-  return conv.apply(x, conv.weight * mx::reshape(f, {-1, 1, 1, 1}), conv.bias ? *conv.bias * f + shift : shift);
+  auto y = conv.apply(x, broadcast_multiply(conv.weight, mx::reshape(f, {-1, 1, 1, 1})),
+                      conv.bias ? *conv.bias * f + shift : shift);
+  if (residual) y = add_n({y, *residual});
+  switch (activation) {
+    case Activation::kNone:
+      return y;
+    case Activation::kRelu:
+      return relu(y);
+    case Activation::kSilu:
+      return silu(y);
+    case Activation::kGelu:
+      return gelu(y);
+    case Activation::kGeluTanh:
+      return gelu(y, true);
+  }
+  return y;
 }
 
 }  // namespace aspis

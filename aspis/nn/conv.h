@@ -50,9 +50,10 @@ class BatchNorm final : public Module {
   /// act(norm(x) + residual), in one pass over the data after the statistics.
   mx::array operator()(const mx::array& x, Activation activation = Activation::kNone,
                        const std::optional<mx::array>& residual = std::nullopt) const;
-  /// norm(conv(x)). In inference the norm is folded into the weights of the
+  /// act(norm(conv(x)) + residual). In inference the norm is folded into the weights of the
   /// convolution, so that it costs nothing.
-  mx::array after(const Conv2d& conv, const mx::array& x) const;
+  mx::array after(const Conv2d& conv, const mx::array& x, Activation activation = Activation::kNone,
+                  const std::optional<mx::array>& residual = std::nullopt) const;
 
   mx::array weight, bias;
   /// They change in a forward pass in training and must be evaluated with the step's results.

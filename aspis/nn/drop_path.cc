@@ -7,6 +7,8 @@
 
 #include "aspis/base/error.h"
 #include "aspis/base/rng.h"
+#include "aspis/ops/add_n/add_n.h"
+#include "aspis/ops/elementwise/elementwise.h"
 
 namespace aspis {
 namespace {
@@ -34,15 +36,39 @@ DropPath::DropPath(double rate, const Init& init) : rate_(rate), stream_(init.ke
   });
 }
 
-mx::array DropPath::operator()(const mx::array& x) const {
-  if (!training() || rate_ == 0) return x;
+std::optional<mx::array> DropPath::keep(const mx::array& x) const {
+  if (!training() || rate_ == 0) return std::nullopt;
   Rng rng(RandomStep::key(), "drop_path", stream_);
-  std::vector<float> keep(static_cast<size_t>(x.shape(0)));
+  std::vector<float> factors(static_cast<size_t>(x.shape(0)));
   const float scale = static_cast<float>(1 / (1 - rate_));
-  for (float& k : keep) k = rng.uniform() < rate_ ? 0 : scale;
+  for (float& k : factors) k = rng.uniform() < rate_ ? 0 : scale;
   mx::Shape shape(x.ndim(), 1);
   shape[0] = x.shape(0);
-  return x * mx::astype(mx::array(keep.begin(), shape), x.dtype());
+  return mx::astype(mx::array(factors.begin(), shape), x.dtype());
+}
+
+mx::array DropPath::operator()(const mx::array& x) const {
+  const auto factors = keep(x);
+  return factors ? broadcast_multiply(x, *factors) : x;
+}
+
+mx::array DropPath::operator()(const mx::array& x, const mx::array& residual) const {
+  const auto factors = keep(x);
+  return factors ? multiply_add(x, *factors, residual) : add_n({residual, x});
+}
+
+Dropout::Dropout(double rate, const Init& init) : rate_(rate), stream_(init.key("dropout")) {
+  require(rate >= 0 && rate < 1, [&] {
+    return Error::Parts{.where = type_name(),
+                        .required = "the rate must lie in [0, 1)",
+                        .got = fmt::format("{}", rate),
+                        .hint = ""};
+  });
+}
+
+mx::array Dropout::operator()(const mx::array& x) const {
+  if (!training() || rate_ == 0) return x;
+  return dropout(x, rate_, RandomStep::key(), stream_);
 }
 
 std::vector<double> drop_path_rates(double rate, int64_t blocks) {

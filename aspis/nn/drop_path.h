@@ -40,6 +40,27 @@ class DropPath final : public Module {
   std::string type_name() const override { return "DropPath"; }
   /// {B, ...} -> the same.
   mx::array operator()(const mx::array& x) const;
+  /// residual + drop(x), in one pass.
+  mx::array operator()(const mx::array& x, const mx::array& residual) const;
+  double rate() const { return rate_; }
+
+ private:
+  /// Factor of each sample, {B, 1, ...}; none where nothing is dropped.
+  std::optional<mx::array> keep(const mx::array& x) const;
+
+  double rate_;
+  uint64_t stream_;
+};
+
+/// Inverted dropout (Srivastava et al. 2014): in training each value is 0 with
+/// probability `rate`, and the others divided by 1 - rate. In inference, and with
+/// rate 0, nothing happens.
+class Dropout final : public Module {
+ public:
+  /// Throws Error(kUsage) unless 0 <= rate < 1.
+  Dropout(double rate, const Init& init);
+  std::string type_name() const override { return "Dropout"; }
+  mx::array operator()(const mx::array& x) const;
   double rate() const { return rate_; }
 
  private:

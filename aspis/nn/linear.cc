@@ -2,6 +2,7 @@
 
 #include <mlx/ops.h>
 
+#include "aspis/ops/elementwise/elementwise.h"
 #include "aspis/ops/linear/linear.h"
 
 namespace aspis {
@@ -21,7 +22,7 @@ mx::array Linear::operator()(const mx::array& x) const { return linear(x, weight
 mx::array scaled(const Linear& layer, const mx::array& x, const std::optional<mx::array>& scale) {
   if (!scale) return layer(x);
   const auto bias = layer.bias ? std::optional(*layer.bias * *scale) : std::nullopt;
-  return linear(x, layer.weight * mx::expand_dims(*scale, 1), bias);
+  return linear(x, broadcast_multiply(layer.weight, mx::expand_dims(*scale, 1)), bias);
 }
 
 void start_small(Linear& layer, const Init& init) {

@@ -1,12 +1,8 @@
 #include "aspis/nn/pool.h"
 
-#include <mlx/ops.h>
-
 #include "aspis/ops/pool/pool.h"
 
 namespace aspis {
-
-mx::array relu(const mx::array& x) { return mx::maximum(x, mx::array(0, x.dtype())); }
 
 mx::array max_pool(const mx::array& x, int64_t window, int64_t stride, int64_t padding) {
   return max_pool(x, PoolOptions{.window = {static_cast<int>(window)},

@@ -4,12 +4,11 @@
 
 #include <cstdint>
 
+#include "aspis/ops/elementwise/elementwise.h"
+
 namespace aspis {
 
 namespace mx = mlx::core;
-
-/// max(x, 0).
-mx::array relu(const mx::array& x);
 
 /// Largest value of every window of `window` x `window` pixels, channels last:
 /// {B, H, W, C} -> {B, (H + 2 padding - window) / stride + 1, ..., C}. Padding counts as the

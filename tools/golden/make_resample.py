@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/data/golden/resample.safetensors.
 
-Resizing, pooling and channel norms as PyTorch computes them in float64, with its
+Resizing and pooling as PyTorch computes them in float64, with its
 gradients. Arrays are stored channels last.
 
     python3 -m venv venv && venv/bin/pip install torch==2.15.0 safetensors numpy

@@ -1,7 +1,7 @@
 #include "aspis/ops/add_n/add_n.h"
 
 #include "aspis/ops/add_n/kernel/cpu.h"
-#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/storage.h"
 
 namespace aspis {
 namespace {
@@ -12,7 +12,7 @@ class AddN : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+    ops::dispatch_storage(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
       kernel::AddNParams<T> p;
       p.n = static_cast<int64_t>(out[0].size());
@@ -39,8 +39,11 @@ mx::array add_n(const std::vector<mx::array>& xs, mx::StreamOrDevice s) {
   if (xs.empty()) {
     throw Error(ErrorKind::kUsage, {.where = "add_n", .required = "at least one array is needed", .got = "none"});
   }
+  // bfloat16 throughout stays as it is; beside float32 it is widened.
+  bool half = true;
   mx::Dtype dtype = mx::float32;
   for (size_t k = 0; k < xs.size(); k++) {
+    half = half && xs[k].dtype() == mx::bfloat16;
     const std::string name = "xs[" + std::to_string(k) + "]";
     if (ops::compute_dtype("add_n", {{name.c_str(), &xs[k]}}) == mx::float64) dtype = mx::float64;
     if (xs[k].shape() != xs[0].shape()) {
@@ -51,6 +54,7 @@ mx::array add_n(const std::vector<mx::array>& xs, mx::StreamOrDevice s) {
                    .hint = "mx::broadcast_to before the sum"});
     }
   }
+  if (half) dtype = mx::bfloat16;
   if (ops::choose_back_end("add_n", stream) == ops::BackEnd::kComposed) return add_n_composed(xs, stream);
   Arrays wide;
   for (const auto& x : xs) wide.push_back(mx::astype(x, dtype, stream));

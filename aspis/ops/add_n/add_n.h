@@ -11,7 +11,8 @@ namespace aspis {
 /// right. The gradient of every input is the cotangent itself.
 ///
 /// @param xs  at least one array, all of one shape, floating point; the sum is
-///            computed in float64 if any is, else float32
+///            computed in float64 if any is, else float32; bfloat16 throughout is read
+///            and written as such
 /// @return that shape, dtype of the first array
 /// Throws `aspis::Error(kUsage)` for an empty list, shapes that differ and integer input.
 mlx::core::array add_n(const std::vector<mlx::core::array>& xs, mlx::core::StreamOrDevice s = {});

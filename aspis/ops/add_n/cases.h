@@ -13,9 +13,12 @@ struct AddNCase {
 };
 
 inline const std::vector<AddNCase> kAddNCases = {
-    {{1}, 1, harness::kCheck | harness::kGrad}, {{3, 5}, 2, harness::kCheck | harness::kGrad},
-    {{3, 5}, 3, harness::kCheck | harness::kGrad}, {{2, 7, 33}, 5, harness::kCheck},
-    {{3, 20001}, 4, harness::kCheck},           {{8, 196, 1536}, 3, harness::kPerf},
+    {{1}, 1, harness::kCheck | harness::kGrad},
+    {{3, 5}, 2, harness::kCheck | harness::kGrad},
+    {{3, 5}, 3, harness::kCheck | harness::kGrad},
+    {{2, 7, 33}, 5, harness::kCheck},
+    {{3, 20001}, 4, harness::kCheck},
+    {{8, 196, 1536}, 3, harness::kPerf},
 };
 
 }  // namespace aspis

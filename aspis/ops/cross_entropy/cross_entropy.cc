@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/storage.h"
 #include "aspis/ops/cross_entropy/kernel/cpu.h"
 
 namespace aspis {
@@ -12,20 +12,20 @@ bool same_options(const CrossEntropyOptions& a, const CrossEntropyOptions& b) {
   return a.label_smoothing == b.label_smoothing && a.reduction == b.reduction && a.ignore_index == b.ignore_index;
 }
 
-template <typename T>
-kernel::CrossEntropyParams<T> inputs_of(mx::cpu::CommandEncoder& encoder, const mx::array& logits,
+template <typename S>
+kernel::CrossEntropyParams<S> inputs_of(mx::cpu::CommandEncoder& encoder, const mx::array& logits,
                                         const mx::array& targets, const CrossEntropyOptions& options,
                                         const char* op) {
-  kernel::CrossEntropyParams<T> p;
+  kernel::CrossEntropyParams<S> p;
   p.rows = logits.shape(0);
   p.classes = logits.shape(1);
-  const auto x = ops::strided<T>(encoder, logits, op);
+  const auto x = ops::strided<S>(encoder, logits, op);
   p.logits = x.data;
   p.logits_stride = x[0];
   if (targets.ndim() == 1) {
     p.labels = ops::packed<int32_t>(encoder, targets, op);
   } else {
-    const auto t = ops::strided<T>(encoder, targets, op);
+    const auto t = ops::strided<S>(encoder, targets, op);
     p.soft = t.data;
     p.soft_stride = t[0];
   }
@@ -45,15 +45,16 @@ class CrossEntropyVjp : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(in[0].dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      kernel::CrossEntropyVjpParams<T> p;
-      p.forward = inputs_of<T>(encoder, in[0], in[1], options_, name());
+    ops::dispatch_storage(in[0].dtype(), [&](auto tag) {
+      using S = decltype(tag);
+      using T = Arithmetic<S>;
+      kernel::CrossEntropyVjpParams<S> p;
+      p.forward = inputs_of<S>(encoder, in[0], in[1], options_, name());
       p.forward.statistics = const_cast<T*>(ops::packed<T>(encoder, in[2], name()));
       p.dloss = ops::packed<T>(encoder, in[3], name());
       for (size_t i = 0; i < wanted_.size(); i++) {
         ops::allocate(encoder, out[i], name());
-        (wanted_[i] == 0 ? p.dlogits : p.dsoft) = out[i].data<T>();
+        (wanted_[i] == 0 ? p.dlogits : p.dsoft) = out[i].data<S>();
       }
       encoder.dispatch([p] { kernel::cross_entropy_vjp(p); });
     });
@@ -77,9 +78,10 @@ class CrossEntropy : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(in[0].dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      auto p = inputs_of<T>(encoder, in[0], in[1], options_, name());
+    ops::dispatch_storage(in[0].dtype(), [&](auto tag) {
+      using S = decltype(tag);
+      using T = Arithmetic<S>;
+      auto p = inputs_of<S>(encoder, in[0], in[1], options_, name());
       for (auto& o : out) ops::allocate(encoder, o, name());
       p.loss = out[0].data<T>();
       p.statistics = out[1].data<T>();
@@ -121,7 +123,8 @@ mx::array cross_entropy(const mx::array& logits, const mx::array& targets, const
   const auto stream = mx::to_stream(s);
   const char* op = "cross_entropy";
   const bool soft = mx::issubdtype(targets.dtype(), mx::floating);
-  const mx::Dtype dtype = ops::compute_dtype(op, {{"logits", &logits}, {"targets", soft ? &targets : nullptr}});
+  const mx::Dtype dtype =
+      ops::storage_dtype(op, logits, {{"logits", &logits}, {"targets", soft ? &targets : nullptr}});
   require(logits.ndim() == 2 && logits.shape(1) > 0, [&] {
     return Error::Parts{
         .where = op, .required = "logits must have shape {N, C}", .got = ops::to_string(logits.shape())};
@@ -142,13 +145,16 @@ mx::array cross_entropy(const mx::array& logits, const mx::array& targets, const
                         .got = std::to_string(options.label_smoothing)};
   });
 
+  const mx::Dtype arithmetic = ops::arithmetic_dtype(dtype);
   const mx::array x = mx::astype(logits, dtype, stream);
   const mx::array t = mx::astype(targets, soft ? dtype : mx::int32, stream);
   if (ops::choose_back_end(op, stream) == ops::BackEnd::kComposed) {
-    return cross_entropy_composed(x, t, options, stream);
+    // The composed version computes in the dtype of its arguments.
+    return cross_entropy_composed(mx::astype(x, arithmetic, stream), soft ? mx::astype(t, arithmetic, stream) : t,
+                                  options, stream);
   }
   const mx::Shape shape = options.reduction == Reduction::kNone ? mx::Shape{x.shape(0)} : mx::Shape{};
-  return mx::array::make_arrays({shape, {x.shape(0), 2}}, {dtype, dtype},
+  return mx::array::make_arrays({shape, {x.shape(0), 2}}, {arithmetic, arithmetic},
                                 std::make_shared<CrossEntropy>(stream, options), {x, t})[0];
 }
 

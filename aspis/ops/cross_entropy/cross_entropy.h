@@ -18,8 +18,8 @@ struct CrossEntropyOptions {
 ///
 /// @param logits   {N, C}, floating point
 /// @param targets  {N} integers: class numbers; or {N, C} floating point: weights of the classes
-/// @return {N} for kNone, else a scalar; dtype of the logits (float16 and
-///         bfloat16 are computed in float32 and returned so). The mean is over
+/// @return {N} for kNone, else a scalar; dtype of the logits, float32 for
+///         bfloat16, which is read and written as such, and for float16. The mean is over
 ///         the rows that are not ignored; over no rows it is NaN.
 ///
 /// Labels are data and so unknown when the graph is built: a label that is

@@ -8,12 +8,16 @@
 
 #include "aspis/base/error.h"
 #include "aspis/ops/cross_entropy/cross_entropy_cases.h"
+#include "aspis/ops/harness/bf16.h"
 #include "aspis/ops/harness/harness_doctest.h"
 
 using namespace aspis;
 namespace mx = mlx::core;
 
 TEST_CASE("cross_entropy conforms on every instruction set") { harness::expect_conforms(cross_entropy_entry()); }
+TEST_CASE("cross_entropy reads and writes bfloat16 in its kernel; the loss is float32") {
+  harness::expect_bf16_conforms(cross_entropy_entry(), 1.0 / 256, false);
+}
 
 TEST_CASE("cross_entropy leaves ignored rows out of the mean and gives them no gradient") {
   const auto x = mx::array({1.f, 2.f, 5.f, 5.f, 0.f, 0.f}, {3, 2});

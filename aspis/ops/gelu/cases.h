@@ -21,6 +21,8 @@ inline const std::vector<GeluCase> kGeluCases = {
     {{3, 40001}, false, harness::kCheck},
     {{8, 196, 1536}, false, harness::kPerf},
     {{8, 196, 1536}, true, harness::kPerf},
+    {{64, 196, 1536}, false, harness::kPerf},
+    {{64, 196, 1536}, true, harness::kPerf},
 };
 
 }  // namespace aspis

@@ -22,7 +22,8 @@ mx::array accurate_erf(const mx::array& x, mx::StreamOrDevice s) {
   // e^(-x^2) as a 16th power, since ops::exp is exact in the absolute sense only.
   auto e = ops::exp(mx::multiply(square, number(-1.0 / 16), s), s);
   for (int i = 0; i < 4; i++) e = mx::multiply(e, e, s);
-  return mx::multiply(mx::multiply(number(2 / std::sqrt(3.14159265358979323846)), z, s), mx::multiply(e, sum, s), s);
+  return mx::multiply(mx::multiply(number(2 / std::sqrt(3.14159265358979323846)), z, s), mx::multiply(e, sum, s),
+                      s);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #include "aspis/ops/gelu/gelu.h"
 
-#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/storage.h"
 #include "aspis/ops/gelu/kernel/cpu.h"
 
 namespace aspis {
@@ -12,7 +12,7 @@ class GeluVjp : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+    ops::dispatch_storage(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
       kernel::GeluVjpParams<T> p;
       p.n = static_cast<int64_t>(out[0].size());
@@ -41,7 +41,7 @@ class Gelu : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+    ops::dispatch_storage(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
       kernel::GeluParams<T> p;
       p.n = static_cast<int64_t>(out[0].size());
@@ -75,7 +75,7 @@ class Gelu : public ops::CpuPrimitive {
 
 mx::array gelu(const mx::array& x, bool tanh_approximation, mx::StreamOrDevice s) {
   const auto stream = mx::to_stream(s);
-  const mx::Dtype dtype = ops::compute_dtype("gelu", {{"x", &x}});
+  const mx::Dtype dtype = ops::storage_dtype("gelu", x, {{"x", &x}});
   if (ops::choose_back_end("gelu", stream) == ops::BackEnd::kComposed) {
     return gelu_composed(x, tanh_approximation, stream);
   }

@@ -9,7 +9,8 @@ namespace aspis {
 /// distribution function Phi, or, with `tanh_approximation`,
 /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 ///
-/// @param x  any shape, floating point; float16 and bfloat16 are computed in float32
+/// @param x  any shape, floating point. bfloat16 is read and written as such and
+///           computed in float32; float16 goes through float32
 /// @return the shape and dtype of x
 /// Throws `aspis::Error(kUsage)` for integer input.
 mlx::core::array gelu(const mlx::core::array& x, bool tanh_approximation = false,

@@ -5,12 +5,14 @@
 
 #include "aspis/base/error.h"
 #include "aspis/ops/gelu/gelu_cases.h"
+#include "aspis/ops/harness/bf16.h"
 #include "aspis/ops/harness/harness_doctest.h"
 
 using namespace aspis;
 namespace mx = mlx::core;
 
 TEST_CASE("gelu conforms on every instruction set") { harness::expect_conforms(gelu_entry()); }
+TEST_CASE("gelu keeps bfloat16 in its kernel") { harness::expect_bf16_conforms(gelu_entry()); }
 
 TEST_CASE("gelu gives the published values of both forms") {
   // torch.nn.functional.gelu(1) and the tanh form, 12 digits.

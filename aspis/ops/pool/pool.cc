@@ -19,7 +19,7 @@ mx::Shape result_shape(const mx::array& x, const ops::ResampleTables& tables) {
   mx::Shape shape = x.shape();
   const int axes = static_cast<int>(x.ndim()) - 2;
   for (int i = 0; i < axes; i++) {
-    shape[1 + i] = static_cast<mx::ShapeElem>(tables.axes[static_cast<size_t>(3 - axes + i)].out);
+    shape[1 + i] = static_cast<mx::ShapeElem>(tables.axes[3 - static_cast<size_t>(axes - i)].out);
   }
   return shape;
 }
@@ -133,7 +133,7 @@ Tables tables_of(const mx::array& x, Make make) {
   return std::make_shared<const ops::ResampleTables>(std::move(tables));
 }
 
-Tables average_identity(Tables tables, size_t axes) {
+Tables average_identity(const Tables& tables, size_t axes) {
   auto copy = *tables;
   for (size_t i = 0; i < 3 - axes; i++) copy.axes[i] = kernel::identity_table(1);
   return std::make_shared<const ops::ResampleTables>(std::move(copy));
@@ -180,7 +180,7 @@ mx::array max_composed(const mx::array& x, const ops::ResampleTables& tables, mx
   const int axes = static_cast<int>(x.ndim()) - 2;
   auto y = x;
   for (int i = 0; i < axes; i++) {
-    const AxisTable& t = tables.axes[static_cast<size_t>(3 - axes + i)];
+    const AxisTable& t = tables.axes[3 - static_cast<size_t>(axes - i)];
     Arrays points;
     for (int64_t o = 0; o < t.out; o++) {
       const std::vector<int32_t> taps(t.index.begin() + t.first[o], t.index.begin() + t.first[o + 1]);

@@ -15,7 +15,7 @@ mx::Shape result_shape(const mx::array& x, const ResampleTables& tables) {
   mx::Shape shape = x.shape();
   const int axes = static_cast<int>(x.ndim()) - 2;
   for (int i = 0; i < axes; i++) {
-    shape[1 + i] = static_cast<mx::ShapeElem>(tables.axes[static_cast<size_t>(3 - axes + i)].out);
+    shape[1 + i] = static_cast<mx::ShapeElem>(tables.axes[3 - static_cast<size_t>(axes - i)].out);
   }
   return shape;
 }
@@ -87,7 +87,7 @@ mx::array resample_composed(const mx::array& x, const ResampleTables& tables, mx
   const int axes = static_cast<int>(x.ndim()) - 2;
   auto y = x;
   for (int i = 0; i < axes; i++) {
-    const auto& t = tables.axes[static_cast<size_t>(3 - axes + i)];
+    const auto& t = tables.axes[3 - static_cast<size_t>(axes - i)];
     if (t.is_identity()) continue;
     std::vector<double> dense(static_cast<size_t>(t.in * t.out), 0.0);  // {in, out}
     for (int64_t o = 0; o < t.out; o++) {

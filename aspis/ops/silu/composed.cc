@@ -3,6 +3,8 @@
 
 namespace aspis {
 
-mx::array silu_composed(const mx::array& x, mx::StreamOrDevice s) { return mx::multiply(x, ops::sigmoid(x, s), s); }
+mx::array silu_composed(const mx::array& x, mx::StreamOrDevice s) {
+  return mx::multiply(x, ops::sigmoid(x, s), s);
+}
 
 }  // namespace aspis

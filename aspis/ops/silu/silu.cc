@@ -1,6 +1,6 @@
 #include "aspis/ops/silu/silu.h"
 
-#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/storage.h"
 #include "aspis/ops/silu/kernel/cpu.h"
 
 namespace aspis {
@@ -12,7 +12,7 @@ class SiluVjp : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+    ops::dispatch_storage(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
       kernel::SiluVjpParams<T> p;
       p.n = out[0].size();
@@ -35,7 +35,7 @@ class Silu : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+    ops::dispatch_storage(out[0].dtype(), [&](auto tag) {
       using T = decltype(tag);
       kernel::SiluParams<T> p;
       p.n = out[0].size();
@@ -63,7 +63,7 @@ class Silu : public ops::CpuPrimitive {
 
 mx::array silu(const mx::array& x, mx::StreamOrDevice s) {
   const auto stream = mx::to_stream(s);
-  const mx::Dtype dtype = ops::compute_dtype("silu", {{"x", &x}});
+  const mx::Dtype dtype = ops::storage_dtype("silu", x, {{"x", &x}});
   if (ops::choose_back_end("silu", stream) == ops::BackEnd::kComposed) return silu_composed(x, stream);
   const auto wide = mx::astype(x, dtype, stream);
   const mx::array y(x.shape(), dtype, std::make_shared<Silu>(stream), {wide});

@@ -7,7 +7,8 @@ namespace aspis {
 
 /// SiLU (swish): x sigmoid(x), elementwise (Elfwing et al. 2017).
 ///
-/// @param x  any shape, floating point; float16 and bfloat16 are computed in float32
+/// @param x  any shape, floating point. bfloat16 is read and written as such and
+///           computed in float32; float16 goes through float32
 /// @return the shape and dtype of x
 /// Throws `aspis::Error(kUsage)` for integer input.
 mlx::core::array silu(const mlx::core::array& x, mlx::core::StreamOrDevice s = {});

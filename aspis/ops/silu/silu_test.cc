@@ -4,6 +4,7 @@
 #include <mlx/ops.h>
 
 #include "aspis/base/error.h"
+#include "aspis/ops/harness/bf16.h"
 #include "aspis/ops/harness/harness_doctest.h"
 #include "aspis/ops/silu/silu_cases.h"
 
@@ -11,6 +12,7 @@ using namespace aspis;
 namespace mx = mlx::core;
 
 TEST_CASE("silu conforms on every instruction set") { harness::expect_conforms(silu_entry()); }
+TEST_CASE("silu keeps bfloat16 in its kernel") { harness::expect_bf16_conforms(silu_entry()); }
 
 TEST_CASE("silu keeps shape and dtype, empty and scalar arrays included") {
   CHECK(silu(mx::zeros({0, 3})).shape() == mx::Shape{0, 3});

@@ -12,11 +12,16 @@ struct SoftmaxCase {
 };
 
 inline const std::vector<SoftmaxCase> kSoftmaxCases = {
-    {{3, 5}, harness::kCheck | harness::kGrad}, {{2, 2, 17}, harness::kCheck | harness::kGrad},
-    {{4}, harness::kCheck | harness::kGrad},    {{5, 1}, harness::kCheck},
-    {{2, 3, 197}, harness::kCheck},             {{40, 1000}, harness::kCheck},
-    {{2, 70001}, harness::kCheck},              {{8, 12, 196, 196}, harness::kPerf},
+    {{3, 5}, harness::kCheck | harness::kGrad},
+    {{2, 2, 17}, harness::kCheck | harness::kGrad},
+    {{4}, harness::kCheck | harness::kGrad},
+    {{5, 1}, harness::kCheck},
+    {{2, 3, 197}, harness::kCheck},
+    {{40, 1000}, harness::kCheck},
+    {{2, 70001}, harness::kCheck},
+    {{8, 12, 196, 196}, harness::kPerf},
     {{1024, 1000}, harness::kPerf},
+    {{16384, 1000}, harness::kPerf},
 };
 
 }  // namespace aspis

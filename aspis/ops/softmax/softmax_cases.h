@@ -5,5 +5,6 @@
 namespace aspis {
 
 harness::OpEntry softmax_entry();
+harness::OpEntry log_softmax_entry();
 
 }  // namespace aspis

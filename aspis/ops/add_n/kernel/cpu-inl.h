@@ -6,6 +6,7 @@
 // over the block's partial sums, which then lie in the L1 cache.
 
 #include "aspis/simd/loops-inl.h"
+#include "aspis/simd/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
@@ -19,7 +20,8 @@ HWY_ATTR void add_group(T* out, int64_t n, const T* first, const T* const* more,
   const auto at = [&](size_t k) { return more[k] + offset; };
   switch (count) {
     case 1:
-      simd::MapArrays(d, n, out, [](auto, auto a, auto b) HWY_ATTR { return hn::Add(a, b); }, first, at(0));
+      simd::MapArrays(
+          d, n, out, [](auto, auto a, auto b) HWY_ATTR { return hn::Add(a, b); }, first, at(0));
       break;
     case 2:
       simd::MapArrays(
@@ -29,8 +31,8 @@ HWY_ATTR void add_group(T* out, int64_t n, const T* first, const T* const* more,
     default:
       simd::MapArrays(
           d, n, out,
-          [](auto, auto a, auto b, auto c, auto e) HWY_ATTR { return hn::Add(hn::Add(hn::Add(a, b), c), e); }, first,
-          at(0), at(1), at(2));
+          [](auto, auto a, auto b, auto c, auto e) HWY_ATTR { return hn::Add(hn::Add(hn::Add(a, b), c), e); },
+          first, at(0), at(1), at(2));
       break;
   }
 }
@@ -52,8 +54,19 @@ HWY_ATTR void add_n_block(const AddNParams<T>& p, int64_t first, int64_t n) {
   }
 }
 
+// All inputs in one pass: a sum that is written as bfloat16 is not read back.
+HWY_ATTR inline void add_n_half(const AddNParams<Bf16>& p, int64_t first, int64_t n) {
+  const hn::ScalableTag<float> d;
+  simd::ForVectors(d, n, [&](int64_t i, auto part) HWY_ATTR {
+    auto sum = simd::LoadPart(d, p.xs[0] + first + i, part);
+    for (size_t k = 1; k < p.xs.size(); k++) sum = hn::Add(sum, simd::LoadPart(d, p.xs[k] + first + i, part));
+    simd::StorePart(sum, d, p.y + first + i, part);
+  });
+}
+
 HWY_ATTR void add_n_f32(const AddNParams<float>& p, int64_t first, int64_t n) { add_n_block(p, first, n); }
 HWY_ATTR void add_n_f64(const AddNParams<double>& p, int64_t first, int64_t n) { add_n_block(p, first, n); }
+HWY_ATTR void add_n_bf16(const AddNParams<Bf16>& p, int64_t first, int64_t n) { add_n_half(p, first, n); }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

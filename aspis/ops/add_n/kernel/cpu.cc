@@ -17,6 +17,7 @@ namespace aspis::kernel {
 
 HWY_EXPORT(add_n_f32);
 HWY_EXPORT(add_n_f64);
+HWY_EXPORT(add_n_bf16);
 
 namespace {
 
@@ -39,6 +40,10 @@ void add_n(const AddNParams<float>& p) {
 template <>
 void add_n(const AddNParams<double>& p) {
   run_blocks(p, &HWY_DYNAMIC_DISPATCH(add_n_f64));
+}
+template <>
+void add_n(const AddNParams<Bf16>& p) {
+  run_blocks(p, &HWY_DYNAMIC_DISPATCH(add_n_bf16));
 }
 
 }  // namespace aspis::kernel

@@ -4,7 +4,7 @@
 
 namespace aspis::kernel {
 
-/// T is float or double. Runs on the team, in blocks of a fixed number of
+/// T is float, double or Bf16. Runs on the team, in blocks of a fixed number of
 /// elements; every input is read once.
 template <typename T>
 void add_n(const AddNParams<T>& p);

@@ -21,8 +21,10 @@ namespace aspis::kernel {
 
 HWY_EXPORT(cross_entropy_f32);
 HWY_EXPORT(cross_entropy_f64);
+HWY_EXPORT(cross_entropy_bf16);
 HWY_EXPORT(cross_entropy_vjp_f32);
 HWY_EXPORT(cross_entropy_vjp_f64);
+HWY_EXPORT(cross_entropy_vjp_bf16);
 
 namespace {
 
@@ -33,19 +35,21 @@ void for_rows(int64_t rows, int64_t classes, F rows_task) {
   parallel_for(div_ceil(rows, block), [&](int64_t i) { rows_task(i * block, std::min(rows, (i + 1) * block)); });
 }
 
-template <typename T>
-double counted_rows(const CrossEntropyParams<T>& p) {
+template <typename S>
+double counted_rows(const CrossEntropyParams<S>& p) {
   if (!p.labels) return static_cast<double>(p.rows);
   return static_cast<double>(p.rows - std::count(p.labels, p.labels + p.rows, p.ignore_index));
 }
 
 }  // namespace
 
-template <typename T>
-void cross_entropy(const CrossEntropyParams<T>& p) {
+template <typename S>
+void cross_entropy(const CrossEntropyParams<S>& p) {
   for_rows(p.rows, p.classes, [&](int64_t first, int64_t last) {
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<S, float>) {
       HWY_DYNAMIC_DISPATCH(cross_entropy_f32)(p, first, last);
+    } else if constexpr (std::is_same_v<S, Bf16>) {
+      HWY_DYNAMIC_DISPATCH(cross_entropy_bf16)(p, first, last);
     } else {
       HWY_DYNAMIC_DISPATCH(cross_entropy_f64)(p, first, last);
     }
@@ -54,19 +58,22 @@ void cross_entropy(const CrossEntropyParams<T>& p) {
   double sum = 0;
   for (int64_t r = 0; r < p.rows; r++) sum += static_cast<double>(p.row_loss[r]);
   // No row counted: 0 / 0 = NaN, as in PyTorch.
-  p.loss[0] = static_cast<T>(p.reduction == LossReduction::kMean ? sum / counted_rows(p) : sum);
+  p.loss[0] = static_cast<Arithmetic<S>>(p.reduction == LossReduction::kMean ? sum / counted_rows(p) : sum);
 }
 
-template <typename T>
-void cross_entropy_vjp(const CrossEntropyVjpParams<T>& p) {
+template <typename S>
+void cross_entropy_vjp(const CrossEntropyVjpParams<S>& p) {
+  using T = Arithmetic<S>;
   T scale = 1;
   if (p.forward.reduction == LossReduction::kSum) scale = p.dloss[0];
   if (p.forward.reduction == LossReduction::kMean) {
     scale = static_cast<T>(static_cast<double>(p.dloss[0]) / counted_rows(p.forward));
   }
   for_rows(p.forward.rows, p.forward.classes, [&](int64_t first, int64_t last) {
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<S, float>) {
       HWY_DYNAMIC_DISPATCH(cross_entropy_vjp_f32)(p, scale, first, last);
+    } else if constexpr (std::is_same_v<S, Bf16>) {
+      HWY_DYNAMIC_DISPATCH(cross_entropy_vjp_bf16)(p, scale, first, last);
     } else {
       HWY_DYNAMIC_DISPATCH(cross_entropy_vjp_f64)(p, scale, first, last);
     }
@@ -75,8 +82,10 @@ void cross_entropy_vjp(const CrossEntropyVjpParams<T>& p) {
 
 template void cross_entropy(const CrossEntropyParams<float>&);
 template void cross_entropy(const CrossEntropyParams<double>&);
+template void cross_entropy(const CrossEntropyParams<Bf16>&);
 template void cross_entropy_vjp(const CrossEntropyVjpParams<float>&);
 template void cross_entropy_vjp(const CrossEntropyVjpParams<double>&);
+template void cross_entropy_vjp(const CrossEntropyVjpParams<Bf16>&);
 
 }  // namespace aspis::kernel
 #endif

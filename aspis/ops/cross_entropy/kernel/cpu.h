@@ -4,11 +4,11 @@
 
 namespace aspis::kernel {
 
-/// T is float or double. Both run on the team, a block of rows per task; the
+/// S is float, double or Bf16. Both run on the team, a block of rows per task; the
 /// reduction adds the rows in order.
-template <typename T>
-void cross_entropy(const CrossEntropyParams<T>& p);
-template <typename T>
-void cross_entropy_vjp(const CrossEntropyVjpParams<T>& p);
+template <typename S>
+void cross_entropy(const CrossEntropyParams<S>& p);
+template <typename S>
+void cross_entropy_vjp(const CrossEntropyVjpParams<S>& p);
 
 }  // namespace aspis::kernel

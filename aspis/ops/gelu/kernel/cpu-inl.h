@@ -12,20 +12,21 @@ namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
 
-template <typename T>
-HWY_ATTR void gelu_block(const GeluParams<T>& p, int64_t first, int64_t n) {
-  const hn::ScalableTag<T> d;
+template <typename S>
+HWY_ATTR void gelu_block(const GeluParams<S>& p, int64_t first, int64_t n) {
+  const hn::ScalableTag<Arithmetic<S>> d;
   if (p.tanh_approximation) {
     simd::MapArrays(
         d, n, p.y + first, [](auto tag, auto x) HWY_ATTR { return simd::GeluTanh(tag, x); }, p.x + first);
   } else {
-    simd::MapArrays(d, n, p.y + first, [](auto tag, auto x) HWY_ATTR { return simd::Gelu(tag, x); }, p.x + first);
+    simd::MapArrays(
+        d, n, p.y + first, [](auto tag, auto x) HWY_ATTR { return simd::Gelu(tag, x); }, p.x + first);
   }
 }
 
-template <typename T>
-HWY_ATTR void gelu_vjp_block(const GeluVjpParams<T>& p, int64_t first, int64_t n) {
-  const hn::ScalableTag<T> d;
+template <typename S>
+HWY_ATTR void gelu_vjp_block(const GeluVjpParams<S>& p, int64_t first, int64_t n) {
+  const hn::ScalableTag<Arithmetic<S>> d;
   if (p.tanh_approximation) {
     simd::MapArrays(
         d, n, p.dx + first,
@@ -40,8 +41,16 @@ HWY_ATTR void gelu_vjp_block(const GeluVjpParams<T>& p, int64_t first, int64_t n
 
 HWY_ATTR void gelu_f32(const GeluParams<float>& p, int64_t first, int64_t n) { gelu_block(p, first, n); }
 HWY_ATTR void gelu_f64(const GeluParams<double>& p, int64_t first, int64_t n) { gelu_block(p, first, n); }
-HWY_ATTR void gelu_vjp_f32(const GeluVjpParams<float>& p, int64_t first, int64_t n) { gelu_vjp_block(p, first, n); }
-HWY_ATTR void gelu_vjp_f64(const GeluVjpParams<double>& p, int64_t first, int64_t n) { gelu_vjp_block(p, first, n); }
+HWY_ATTR void gelu_bf16(const GeluParams<Bf16>& p, int64_t first, int64_t n) { gelu_block(p, first, n); }
+HWY_ATTR void gelu_vjp_f32(const GeluVjpParams<float>& p, int64_t first, int64_t n) {
+  gelu_vjp_block(p, first, n);
+}
+HWY_ATTR void gelu_vjp_f64(const GeluVjpParams<double>& p, int64_t first, int64_t n) {
+  gelu_vjp_block(p, first, n);
+}
+HWY_ATTR void gelu_vjp_bf16(const GeluVjpParams<Bf16>& p, int64_t first, int64_t n) {
+  gelu_vjp_block(p, first, n);
+}
 
 }  // namespace aspis::kernel::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

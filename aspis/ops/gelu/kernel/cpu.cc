@@ -17,8 +17,10 @@ namespace aspis::kernel {
 
 HWY_EXPORT(gelu_f32);
 HWY_EXPORT(gelu_f64);
+HWY_EXPORT(gelu_bf16);
 HWY_EXPORT(gelu_vjp_f32);
 HWY_EXPORT(gelu_vjp_f64);
+HWY_EXPORT(gelu_vjp_bf16);
 
 namespace {
 
@@ -43,12 +45,20 @@ void gelu(const GeluParams<double>& p) {
   run_blocks(p, &HWY_DYNAMIC_DISPATCH(gelu_f64));
 }
 template <>
+void gelu(const GeluParams<Bf16>& p) {
+  run_blocks(p, &HWY_DYNAMIC_DISPATCH(gelu_bf16));
+}
+template <>
 void gelu_vjp(const GeluVjpParams<float>& p) {
   run_blocks(p, &HWY_DYNAMIC_DISPATCH(gelu_vjp_f32));
 }
 template <>
 void gelu_vjp(const GeluVjpParams<double>& p) {
   run_blocks(p, &HWY_DYNAMIC_DISPATCH(gelu_vjp_f64));
+}
+template <>
+void gelu_vjp(const GeluVjpParams<Bf16>& p) {
+  run_blocks(p, &HWY_DYNAMIC_DISPATCH(gelu_vjp_bf16));
 }
 
 }  // namespace aspis::kernel

@@ -4,7 +4,7 @@
 
 namespace aspis::kernel {
 
-/// T is float or double. Runs on the team, in blocks of a fixed number of
+/// T is float, double or Bf16 (computed in float). Runs on the team, in blocks of a fixed number of
 /// elements.
 template <typename T>
 void gelu(const GeluParams<T>& p);

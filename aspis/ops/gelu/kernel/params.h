@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "aspis/simd/bf16.h"
+
 namespace aspis::kernel {
 
 /// y = x Phi(x), or its tanh approximation, over n contiguous values. `x` and

@@ -12,17 +12,18 @@ namespace simd = aspis::HWY_NAMESPACE;
 
 inline constexpr int64_t kSiluBlock = 1 << 14;
 
-template <typename T>
-HWY_ATTR void silu_block(const SiluParams<T>& p, int64_t block) {
+template <typename S>
+HWY_ATTR void silu_block(const SiluParams<S>& p, int64_t block) {
   const int64_t first = block * kSiluBlock, n = HWY_MIN(kSiluBlock, p.n - first);
-  const hn::ScalableTag<T> d;
-  simd::MapArrays(d, n, p.y + first, [](auto tag, auto x) HWY_ATTR { return simd::Silu(tag, x); }, p.x + first);
+  const hn::ScalableTag<Arithmetic<S>> d;
+  simd::MapArrays(
+      d, n, p.y + first, [](auto tag, auto x) HWY_ATTR { return simd::Silu(tag, x); }, p.x + first);
 }
 
-template <typename T>
-HWY_ATTR void silu_vjp_block(const SiluVjpParams<T>& p, int64_t block) {
+template <typename S>
+HWY_ATTR void silu_vjp_block(const SiluVjpParams<S>& p, int64_t block) {
   const int64_t first = block * kSiluBlock, n = HWY_MIN(kSiluBlock, p.n - first);
-  const hn::ScalableTag<T> d;
+  const hn::ScalableTag<Arithmetic<S>> d;
   simd::MapArrays(
       d, n, p.dx + first, [](auto tag, auto x, auto dy) HWY_ATTR { return hn::Mul(dy, simd::SiluGrad(tag, x)); },
       p.x + first, p.dy + first);
@@ -30,8 +31,10 @@ HWY_ATTR void silu_vjp_block(const SiluVjpParams<T>& p, int64_t block) {
 
 HWY_ATTR void silu_f32(const SiluParams<float>& p, int64_t block) { silu_block(p, block); }
 HWY_ATTR void silu_f64(const SiluParams<double>& p, int64_t block) { silu_block(p, block); }
+HWY_ATTR void silu_bf16(const SiluParams<Bf16>& p, int64_t block) { silu_block(p, block); }
 HWY_ATTR void silu_vjp_f32(const SiluVjpParams<float>& p, int64_t block) { silu_vjp_block(p, block); }
 HWY_ATTR void silu_vjp_f64(const SiluVjpParams<double>& p, int64_t block) { silu_vjp_block(p, block); }
+HWY_ATTR void silu_vjp_bf16(const SiluVjpParams<Bf16>& p, int64_t block) { silu_vjp_block(p, block); }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -15,8 +15,10 @@ namespace aspis::kernel {
 
 HWY_EXPORT(silu_f32);
 HWY_EXPORT(silu_f64);
+HWY_EXPORT(silu_bf16);
 HWY_EXPORT(silu_vjp_f32);
 HWY_EXPORT(silu_vjp_f64);
+HWY_EXPORT(silu_vjp_bf16);
 
 namespace {
 constexpr int64_t kBlock = 1 << 14;  // kSiluBlock of every target
@@ -33,6 +35,11 @@ void silu(const SiluParams<double>& p) {
   parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
 }
 template <>
+void silu(const SiluParams<Bf16>& p) {
+  const auto run = &HWY_DYNAMIC_DISPATCH(silu_bf16);
+  parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
+}
+template <>
 void silu_vjp(const SiluVjpParams<float>& p) {
   const auto run = &HWY_DYNAMIC_DISPATCH(silu_vjp_f32);
   parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
@@ -40,6 +47,11 @@ void silu_vjp(const SiluVjpParams<float>& p) {
 template <>
 void silu_vjp(const SiluVjpParams<double>& p) {
   const auto run = &HWY_DYNAMIC_DISPATCH(silu_vjp_f64);
+  parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
+}
+template <>
+void silu_vjp(const SiluVjpParams<Bf16>& p) {
+  const auto run = &HWY_DYNAMIC_DISPATCH(silu_vjp_bf16);
   parallel_for(div_ceil(p.n, kBlock), [&](int64_t block) { run(p, block); });
 }
 

@@ -25,7 +25,8 @@ TEST_CASE("silu kernel matches its definition for odd counts and unaligned point
       kernel::silu<float>({n, x.data() + 1, y.data() + 1});
       kernel::silu_reference<double>({n, wide.data(), want.data()});
       double worst = 0;
-      for (int64_t i = 0; i < n; i++) worst = std::max(worst, std::abs(y[i + 1] - want[i]) / (1 + std::abs(want[i])));
+      for (int64_t i = 0; i < n; i++)
+        worst = std::max(worst, std::abs(y[i + 1] - want[i]) / (1 + std::abs(want[i])));
       CHECK(worst < 3e-7);
       CHECK(y[0] == -7.f);
       CHECK(y[n + 1] == -7.f);

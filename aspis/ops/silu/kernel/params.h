@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "aspis/simd/bf16.h"
+
 namespace aspis::kernel {
 
 /// y = x sigmoid(x) over n contiguous values. `x` and `y` may be the same.

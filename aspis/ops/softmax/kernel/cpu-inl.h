@@ -6,6 +6,8 @@
 // are put together in the order of the pieces, and a second read writes the
 // result.
 
+#include <cmath>
+
 #include "aspis/simd/loops-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -13,63 +15,119 @@ namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
 
-template <typename T>
-HWY_ATTR void softmax_row(const T* x, T* y, int64_t n) {
+// Rows of up to so many values keep their exponentials in float on the stack where
+// the result has fewer digits.
+inline constexpr int64_t kSoftmaxBuffer = 4096;
+
+// Writes the softmax, or its logarithm, of values whose maximum and sum of exp(x - maximum) are known.
+template <typename S, typename T = Arithmetic<S>>
+HWY_ATTR void softmax_write(const S* x, S* y, int64_t n, T row_top, T row_sum, bool logarithm) {
   const hn::ScalableTag<T> d;
-  const auto top = hn::Set(d, simd::MaxOfArray(d, n, x));
+  const auto top = hn::Set(d, row_top);
+  if (logarithm) {
+    // Two subtractions: the sum of a huge maximum and the logarithm would lose the latter.
+    const auto log_sum = hn::Set(d, std::log(row_sum));
+    simd::MapArrays(
+        d, n, y, [=](auto, auto v) HWY_ATTR { return hn::Sub(hn::Sub(v, top), log_sum); }, x);
+  } else {
+    const auto scale = hn::Set(d, T(1) / row_sum);
+    simd::MapArrays(
+        d, n, y,
+        [=](auto tag, auto v) HWY_ATTR { return hn::Mul(simd::ExpNonPositive(tag, hn::Sub(v, top)), scale); }, x);
+  }
+}
+
+template <typename S, typename T = Arithmetic<S>>
+HWY_ATTR void softmax_row(const S* x, S* y, int64_t n, bool logarithm) {
+  const hn::ScalableTag<T> d;
+  const T row_top = simd::MaxOfArray(d, n, x);
+  const auto top = hn::Set(d, row_top);
+  const auto exp = [top](auto tag, auto v) HWY_ATTR { return simd::ExpNonPositive(tag, hn::Sub(v, top)); };
   // MaxOfArray may overlook a NaN; its exponential then makes the sum NaN.
-  const T sum = simd::MapSumArrays(
-      d, n, y, [top](auto tag, auto v) HWY_ATTR { return simd::ExpNonPositive(tag, hn::Sub(v, top)); }, x);
-  const auto scale = hn::Set(d, T(1) / sum);
-  simd::MapArrays(d, n, y, [scale](auto, auto v) HWY_ATTR { return hn::Mul(v, scale); }, y);
+  if (logarithm) return softmax_write(x, y, n, row_top, simd::SumArrays(d, n, exp, x), true);
+  if constexpr (std::is_same_v<S, T>) {
+    const auto scale = hn::Set(d, T(1) / simd::MapSumArrays(d, n, y, exp, x));
+    simd::MapArrays(
+        d, n, y, [scale](auto, auto v) HWY_ATTR { return hn::Mul(v, scale); }, y);
+  } else if (n <= kSoftmaxBuffer) {
+    HWY_ALIGN T buffer[kSoftmaxBuffer];
+    const auto scale = hn::Set(d, T(1) / simd::MapSumArrays(d, n, buffer, exp, x));
+    simd::MapArrays(
+        d, n, y, [scale](auto, auto v) HWY_ATTR { return hn::Mul(v, scale); }, buffer);
+  } else {
+    softmax_write(x, y, n, row_top, simd::SumArrays(d, n, exp, x), false);
+  }
 }
 
 // Maximum of a piece and the sum of exp(x - reference), where the reference is
 // the maximum, or 0 if that is -inf (so that the sum is 0, or NaN for a NaN).
-template <typename T>
-HWY_ATTR void softmax_piece(const T* x, int64_t n, T* top, T* sum) {
+template <typename S, typename T = Arithmetic<S>>
+HWY_ATTR void softmax_piece(const S* x, int64_t n, T* top, T* sum) {
   const hn::ScalableTag<T> d;
   *top = simd::MaxOfArray(d, n, x);
   const auto reference = hn::Set(d, *top == -std::numeric_limits<T>::infinity() ? T(0) : *top);
   *sum = simd::SumArrays(
-      d, n, [reference](auto tag, auto v) HWY_ATTR { return simd::ExpNonPositive(tag, hn::Sub(v, reference)); }, x);
-}
-
-template <typename T>
-HWY_ATTR void softmax_write(const T* x, T* y, int64_t n, T row_top, T row_scale) {
-  const hn::ScalableTag<T> d;
-  const auto top = hn::Set(d, row_top), scale = hn::Set(d, row_scale);
-  simd::MapArrays(
-      d, n, y,
-      [top, scale](auto tag, auto v) HWY_ATTR { return hn::Mul(simd::ExpNonPositive(tag, hn::Sub(v, top)), scale); },
+      d, n, [reference](auto tag, auto v) HWY_ATTR { return simd::ExpNonPositive(tag, hn::Sub(v, reference)); },
       x);
 }
 
-template <typename T>
-HWY_ATTR T softmax_dot(const T* y, const T* dy, int64_t n) {
+// What the gradient sums over a row: dy y, or dy for the logarithm. Rounded
+// probabilities do not add up to one, which the difference dy - sum(dy y) would
+// show: that of a whole row is divided by theirs.
+template <typename S, typename T = Arithmetic<S>>
+HWY_ATTR T softmax_dot(const S* y, const S* dy, int64_t n, bool logarithm, bool whole) {
   const hn::ScalableTag<T> d;
-  return simd::SumArrays(d, n, [](auto, auto a, auto b) HWY_ATTR { return hn::Mul(a, b); }, y, dy);
+  if (logarithm)
+    return simd::SumArrays(
+        d, n, [](auto, auto v) HWY_ATTR { return v; }, dy);
+  if (std::is_same_v<S, T> || !whole) {
+    return simd::SumArrays(
+        d, n, [](auto, auto a, auto b) HWY_ATTR { return hn::Mul(a, b); }, y, dy);
+  } else {
+    T dot, sum;
+    simd::SumArrays2(
+        d, n, dot, sum,
+        [](auto, auto& u, auto& v, auto a, auto b) HWY_ATTR {
+          u = hn::Mul(a, b);
+          v = a;
+        },
+        y, dy);
+    return dot / sum;
+  }
 }
 
-template <typename T>
-HWY_ATTR void softmax_vjp_write(const T* y, const T* dy, T* dx, int64_t n, T dot) {
+template <typename S, typename T = Arithmetic<S>>
+HWY_ATTR void softmax_vjp_write(const S* y, const S* dy, S* dx, int64_t n, T dot, bool logarithm) {
   const hn::ScalableTag<T> d;
   const auto s = hn::Set(d, dot);
-  simd::MapArrays(d, n, dx, [s](auto, auto a, auto b) HWY_ATTR { return hn::Mul(a, hn::Sub(b, s)); }, y, dy);
+  if (logarithm) {
+    simd::MapArrays(
+        d, n, dx,
+        [s](auto tag, auto a, auto b) HWY_ATTR { return hn::NegMulAdd(simd::ExpNonPositive(tag, a), s, b); }, y,
+        dy);
+  } else {
+    simd::MapArrays(
+        d, n, dx, [s](auto, auto a, auto b) HWY_ATTR { return hn::Mul(a, hn::Sub(b, s)); }, y, dy);
+  }
 }
 
-#define ASPIS_SOFTMAX_FOR(T, suffix)                                                                           \
-  HWY_ATTR void softmax_row_##suffix(const T* x, T* y, int64_t n) { softmax_row(x, y, n); }                    \
-  HWY_ATTR void softmax_piece_##suffix(const T* x, int64_t n, T* top, T* sum) { softmax_piece(x, n, top, sum); } \
-  HWY_ATTR void softmax_write_##suffix(const T* x, T* y, int64_t n, T top, T scale) {                          \
-    softmax_write(x, y, n, top, scale);                                                                        \
-  }                                                                                                            \
-  HWY_ATTR T softmax_dot_##suffix(const T* y, const T* dy, int64_t n) { return softmax_dot(y, dy, n); }        \
-  HWY_ATTR void softmax_vjp_write_##suffix(const T* y, const T* dy, T* dx, int64_t n, T dot) {                 \
-    softmax_vjp_write(y, dy, dx, n, dot);                                                                      \
+#define ASPIS_SOFTMAX_FOR(S, T, suffix)                                                                          \
+  HWY_ATTR void softmax_row_##suffix(const S* x, S* y, int64_t n, bool logarithm) {                              \
+    softmax_row(x, y, n, logarithm);                                                                             \
+  }                                                                                                              \
+  HWY_ATTR void softmax_piece_##suffix(const S* x, int64_t n, T* top, T* sum) { softmax_piece(x, n, top, sum); } \
+  HWY_ATTR void softmax_write_##suffix(const S* x, S* y, int64_t n, T top, T sum, bool logarithm) {              \
+    softmax_write(x, y, n, top, sum, logarithm);                                                                 \
+  }                                                                                                              \
+  HWY_ATTR T softmax_dot_##suffix(const S* y, const S* dy, int64_t n, bool logarithm, bool whole) {              \
+    return softmax_dot(y, dy, n, logarithm, whole);                                                              \
+  }                                                                                                              \
+  HWY_ATTR void softmax_vjp_write_##suffix(const S* y, const S* dy, S* dx, int64_t n, T dot, bool logarithm) {   \
+    softmax_vjp_write(y, dy, dx, n, dot, logarithm);                                                             \
   }
-ASPIS_SOFTMAX_FOR(float, f32)
-ASPIS_SOFTMAX_FOR(double, f64)
+ASPIS_SOFTMAX_FOR(float, float, f32)
+ASPIS_SOFTMAX_FOR(double, double, f64)
+ASPIS_SOFTMAX_FOR(Bf16, float, bf16)
 #undef ASPIS_SOFTMAX_FOR
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

@@ -22,36 +22,30 @@ constexpr int64_t kElementsPerTask = 1 << 14;
 constexpr int64_t kLongRow = 1 << 16;
 constexpr int64_t kPiece = 1 << 14;
 
-template <typename T>
+template <typename S, typename T = Arithmetic<S>>
 struct Functions {
-  void (*row)(const T*, T*, int64_t);
-  void (*piece)(const T*, int64_t, T*, T*);
-  void (*write)(const T*, T*, int64_t, T, T);
-  T (*dot)(const T*, const T*, int64_t);
-  void (*vjp_write)(const T*, const T*, T*, int64_t, T);
+  void (*row)(const S*, S*, int64_t, bool);
+  void (*piece)(const S*, int64_t, T*, T*);
+  void (*write)(const S*, S*, int64_t, T, T, bool);
+  T (*dot)(const S*, const S*, int64_t, bool, bool);
+  void (*vjp_write)(const S*, const S*, S*, int64_t, T, bool);
 };
 
-HWY_EXPORT(softmax_row_f32);
-HWY_EXPORT(softmax_piece_f32);
-HWY_EXPORT(softmax_write_f32);
-HWY_EXPORT(softmax_dot_f32);
-HWY_EXPORT(softmax_vjp_write_f32);
-HWY_EXPORT(softmax_row_f64);
-HWY_EXPORT(softmax_piece_f64);
-HWY_EXPORT(softmax_write_f64);
-HWY_EXPORT(softmax_dot_f64);
-HWY_EXPORT(softmax_vjp_write_f64);
-
-Functions<float> functions(float) {
-  return {&HWY_DYNAMIC_DISPATCH(softmax_row_f32), &HWY_DYNAMIC_DISPATCH(softmax_piece_f32),
-          &HWY_DYNAMIC_DISPATCH(softmax_write_f32), &HWY_DYNAMIC_DISPATCH(softmax_dot_f32),
-          &HWY_DYNAMIC_DISPATCH(softmax_vjp_write_f32)};
-}
-Functions<double> functions(double) {
-  return {&HWY_DYNAMIC_DISPATCH(softmax_row_f64), &HWY_DYNAMIC_DISPATCH(softmax_piece_f64),
-          &HWY_DYNAMIC_DISPATCH(softmax_write_f64), &HWY_DYNAMIC_DISPATCH(softmax_dot_f64),
-          &HWY_DYNAMIC_DISPATCH(softmax_vjp_write_f64)};
-}
+#define ASPIS_FUNCTIONS(S, suffix)                                                                      \
+  HWY_EXPORT(softmax_row_##suffix);                                                                     \
+  HWY_EXPORT(softmax_piece_##suffix);                                                                   \
+  HWY_EXPORT(softmax_write_##suffix);                                                                   \
+  HWY_EXPORT(softmax_dot_##suffix);                                                                     \
+  HWY_EXPORT(softmax_vjp_write_##suffix);                                                               \
+  Functions<S> functions(S) {                                                                           \
+    return {&HWY_DYNAMIC_DISPATCH(softmax_row_##suffix), &HWY_DYNAMIC_DISPATCH(softmax_piece_##suffix), \
+            &HWY_DYNAMIC_DISPATCH(softmax_write_##suffix), &HWY_DYNAMIC_DISPATCH(softmax_dot_##suffix), \
+            &HWY_DYNAMIC_DISPATCH(softmax_vjp_write_##suffix)};                                         \
+  }
+ASPIS_FUNCTIONS(float, f32)
+ASPIS_FUNCTIONS(double, f64)
+ASPIS_FUNCTIONS(Bf16, bf16)
+#undef ASPIS_FUNCTIONS
 
 // Calls task(row) for blocks of whole rows.
 template <typename Task>
@@ -73,14 +67,14 @@ void for_pieces(int64_t rows, int64_t length, Task task) {
   });
 }
 
-template <typename T>
-void softmax_long_rows(const SoftmaxParams<T>& p, const Functions<T>& f) {
+template <typename S, typename T = Arithmetic<S>>
+void softmax_long_rows(const SoftmaxParams<S>& p, const Functions<S>& f) {
   const int64_t pieces = div_ceil(p.length, kPiece);
   std::vector<T> tops(p.rows * pieces), sums(p.rows * pieces);
   for_pieces(p.rows, p.length, [&](int64_t i, int64_t r, int64_t offset, int64_t n) {
     f.piece(p.x + r * p.x_stride + offset, n, &tops[i], &sums[i]);
   });
-  std::vector<T> row_top(p.rows), row_scale(p.rows);
+  std::vector<T> row_top(p.rows), row_sum(p.rows);
   for (int64_t r = 0; r < p.rows; r++) {
     const T* top = &tops[r * pieces];
     const T best = *std::max_element(top, top + pieces);
@@ -89,19 +83,19 @@ void softmax_long_rows(const SoftmaxParams<T>& p, const Functions<T>& f) {
       sum += static_cast<double>(sums[r * pieces + k]) * std::exp(static_cast<double>(top[k] - best));
     }
     row_top[r] = best;
-    row_scale[r] = static_cast<T>(1 / sum);
+    row_sum[r] = static_cast<T>(sum);
   }
   for_pieces(p.rows, p.length, [&](int64_t, int64_t r, int64_t offset, int64_t n) {
-    f.write(p.x + r * p.x_stride + offset, p.y + r * p.length + offset, n, row_top[r], row_scale[r]);
+    f.write(p.x + r * p.x_stride + offset, p.y + r * p.length + offset, n, row_top[r], row_sum[r], p.logarithm);
   });
 }
 
-template <typename T>
-void softmax_vjp_long_rows(const SoftmaxVjpParams<T>& p, const Functions<T>& f) {
+template <typename S, typename T = Arithmetic<S>>
+void softmax_vjp_long_rows(const SoftmaxVjpParams<S>& p, const Functions<S>& f) {
   const int64_t pieces = div_ceil(p.length, kPiece);
   std::vector<T> dots(p.rows * pieces);
   for_pieces(p.rows, p.length, [&](int64_t i, int64_t r, int64_t offset, int64_t n) {
-    dots[i] = f.dot(p.y + r * p.y_stride + offset, p.dy + r * p.dy_stride + offset, n);
+    dots[i] = f.dot(p.y + r * p.y_stride + offset, p.dy + r * p.dy_stride + offset, n, p.logarithm, false);
   });
   std::vector<T> row_dot(p.rows);
   for (int64_t r = 0; r < p.rows; r++) {
@@ -111,45 +105,43 @@ void softmax_vjp_long_rows(const SoftmaxVjpParams<T>& p, const Functions<T>& f) 
   }
   for_pieces(p.rows, p.length, [&](int64_t, int64_t r, int64_t offset, int64_t n) {
     f.vjp_write(p.y + r * p.y_stride + offset, p.dy + r * p.dy_stride + offset, p.dx + r * p.length + offset, n,
-                row_dot[r]);
+                row_dot[r], p.logarithm);
   });
 }
 
-template <typename T>
-void run_softmax(const SoftmaxParams<T>& p) {
-  const Functions<T> f = functions(T{});
+template <typename S, typename T = Arithmetic<S>>
+void run_softmax(const SoftmaxParams<S>& p) {
+  const Functions<S> f = functions(S{});
   if (p.length > kLongRow) return softmax_long_rows(p, f);
-  for_rows(p.rows, p.length, [&](int64_t r) { f.row(p.x + r * p.x_stride, p.y + r * p.length, p.length); });
+  for_rows(p.rows, p.length,
+           [&](int64_t r) { f.row(p.x + r * p.x_stride, p.y + r * p.length, p.length, p.logarithm); });
 }
 
-template <typename T>
-void run_softmax_vjp(const SoftmaxVjpParams<T>& p) {
-  const Functions<T> f = functions(T{});
+template <typename S, typename T = Arithmetic<S>>
+void run_softmax_vjp(const SoftmaxVjpParams<S>& p) {
+  const Functions<S> f = functions(S{});
   if (p.length > kLongRow) return softmax_vjp_long_rows(p, f);
   for_rows(p.rows, p.length, [&](int64_t r) {
-    const T *y = p.y + r * p.y_stride, *dy = p.dy + r * p.dy_stride;
-    f.vjp_write(y, dy, p.dx + r * p.length, p.length, f.dot(y, dy, p.length));
+    const S *y = p.y + r * p.y_stride, *dy = p.dy + r * p.dy_stride;
+    f.vjp_write(y, dy, p.dx + r * p.length, p.length, f.dot(y, dy, p.length, p.logarithm, true), p.logarithm);
   });
 }
 
 }  // namespace
 
-template <>
-void softmax(const SoftmaxParams<float>& p) {
-  run_softmax(p);
-}
-template <>
-void softmax(const SoftmaxParams<double>& p) {
-  run_softmax(p);
-}
-template <>
-void softmax_vjp(const SoftmaxVjpParams<float>& p) {
-  run_softmax_vjp(p);
-}
-template <>
-void softmax_vjp(const SoftmaxVjpParams<double>& p) {
-  run_softmax_vjp(p);
-}
+#define ASPIS_INSTANCE(S)                          \
+  template <>                                      \
+  void softmax(const SoftmaxParams<S>& p) {        \
+    run_softmax(p);                                \
+  }                                                \
+  template <>                                      \
+  void softmax_vjp(const SoftmaxVjpParams<S>& p) { \
+    run_softmax_vjp(p);                            \
+  }
+ASPIS_INSTANCE(float)
+ASPIS_INSTANCE(double)
+ASPIS_INSTANCE(Bf16)
+#undef ASPIS_INSTANCE
 
 }  // namespace aspis::kernel
 #endif

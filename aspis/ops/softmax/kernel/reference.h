@@ -17,7 +17,7 @@ void softmax_reference(const SoftmaxParams<T>& p) {
     const T top = p.length > 0 ? *std::max_element(x, x + p.length) : T(0);
     T sum = 0;
     for (int64_t i = 0; i < p.length; i++) sum += y[i] = std::exp(x[i] - top);
-    for (int64_t i = 0; i < p.length; i++) y[i] /= sum;
+    for (int64_t i = 0; i < p.length; i++) y[i] = p.logarithm ? x[i] - top - std::log(sum) : y[i] / sum;
   }
 }
 
