@@ -197,7 +197,8 @@ TEST_CASE("unknown names get the nearest one") {
   };
   CHECK(contains(message("fashon-mnist"), "Try: 'fashion-mnist'"));
   CHECK(contains(message("shaps"), "Try: 'shapes'"));
-  CHECK(contains(message("imagenet"), "fashion-mnist, mnist, shapes, folder:PATH, hippocampus:PATH, idx:PATH; got 'imagenet'"));
+  CHECK(contains(message("imagenet"),
+                 "fashion-mnist, mnist, shapes, folder:PATH, hippocampus:PATH, idx:PATH; got 'imagenet'"));
   CHECK(contains(message("folder"), "folder:PATH"));
   CHECK(contains(message("folder:"), "folder:PATH"));
   CHECK(contains(message("shapes:/tmp"), "takes no path"));

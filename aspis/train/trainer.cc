@@ -146,7 +146,7 @@ Overrides model_overrides(const TrainOptions& o, const data::Dataset& data) {
   if (o.image_size > 0) {
     follow("img_size", o.image_size);
   } else if (g.width > 0 && g.height == g.width * g.slices) {
-    follow("img_size", g.height);
+    follow("img_size", g.width);
   }
   return overrides;
 }
