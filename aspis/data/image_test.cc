@@ -3,11 +3,13 @@
 #include <png.h>
 #include <zlib.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
 #include "aspis/base/file.h"
 #include "aspis/data/codec.h"
+#include "aspis/data/heat_map.h"
 #include "aspis/data/resize.h"
 #include "aspis/data/test_support.h"
 #include "aspis/data/transform.h"
@@ -303,6 +305,23 @@ TEST_CASE("the words of a preprocessing are checked") {
   error_of(ErrorKind::kUsage, [&] { fit_picture(image, 4, 4, {.crop_pct = 1.5}); });
   // A line of pixels keeps one row when its proportions ask for less.
   CHECK(fit_picture(Image(1, 900, 1, 7), 8, 8, {.fit = Fit::kBorder, .fill = {7}}) == Image(8, 8, 1, 7));
+}
+
+TEST_CASE("a heat map lies over its picture, brightest where its values are") {
+  const Image picture(4, 6, 3, 128);
+  std::vector<float> map(6, 0.0f);
+  map[4] = 1;  // row 1, column 1 of 2 x 3: the lower middle
+  const Image out = overlay_heat_map(picture, map, 2, 3, 40);
+  CHECK(out.height == 40);
+  CHECK(out.width == 60);
+  const auto at = [&](int y, int x) { return out.row(y) + 3 * x; };
+  CHECK(at(39, 30)[0] > at(0, 30)[0] + 80);
+  CHECK(at(39, 30)[0] > at(39, 0)[0] + 80);
+  CHECK(at(0, 0)[0] == 51);  // 0.4 of the gray, and black
+  CHECK(overlay_heat_map(Image(300, 300, 1), std::vector<float>(1, 2.0f), 1, 1).height == 300);
+  error_of(ErrorKind::kUsage, [&] { overlay_heat_map(picture, map, 2, 2); });
+  map[0] = NAN;
+  error_of(ErrorKind::kUsage, [&] { overlay_heat_map(picture, map, 2, 3); });
 }
 
 TEST_CASE("a picture without pixels is refused") {

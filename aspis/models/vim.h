@@ -77,6 +77,8 @@ class Vim final : public Backbone {
   /// {B, M + 1, E}: M patches, row-major, and the class token before patch M / 2.
   mx::array forward_features(const mx::array& images) const override;
   mx::array pool(const mx::array& features) const override;
+  /// Patches and class token with their positions: what the first layer gets.
+  Residual tokens(const mx::array& images) const;
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
 
@@ -93,7 +95,6 @@ class Vim final : public Backbone {
     VimMixer mixer;
     DropPath drop_path;
   };
-  Residual tokens(const mx::array& images) const;
 
   VimConfig config_;
 
