@@ -11,15 +11,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kSide = 16, kJitter = 5;
-constexpr int64_t kTrainCubes = 8, kOtherCubes = 4;
+constexpr int kSide = 16;
+constexpr int64_t kTrainCubes = 12, kOtherCubes = 6;
 
-/// One subject: its volume as bytes and the middle of each part.
+/// One subject: its volume as bytes and the voxels of each part.
 struct Subject {
   std::string name;
   std::vector<int64_t> shape;
   std::vector<uint8_t> values;
-  std::array<std::array<double, 3>, 2> middle;
+  std::array<std::vector<int64_t>, 2> voxels;
 };
 
 [[noreturn]] void refuse(const fs::path& path, std::string required, std::string got, std::string hint = {}) {
@@ -73,29 +73,19 @@ Subject read_subject(const fs::path& root, const std::string& name) {
            fmt::format("the labels must have the sizes of the image, {}", fmt::join(image.shape, " x ")),
            fmt::format("{}", fmt::join(labels.shape, " x ")));
   }
-  for (const int64_t n : image.shape) {
-    if (n < kSide)
-      refuse(image_path, fmt::format("a volume of at least {0} x {0} x {0}", kSide),
-             fmt::format("{}", fmt::join(image.shape, " x ")));
-  }
   Subject s{name, image.shape, to_bytes(image.values, image_path), {}};
-  std::array<int64_t, 2> count{};
   for (size_t i = 0; i < labels.values.size(); ++i) {
     const float label = labels.values[i];
-    if (label != 1 && label != 2) {
-      if (label != 0) refuse(label_path, "labels must be 0, 1 or 2", fmt::format("{}", label));
-      continue;
+    if (label == 1 || label == 2) {
+      s.voxels[label == 1 ? 0 : 1].push_back(static_cast<int64_t>(i));
+    } else if (label != 0) {
+      refuse(label_path, "labels must be 0, 1 or 2", fmt::format("{}", label));
     }
-    const size_t part = label == 1 ? 0 : 1;
-    const auto at = static_cast<int64_t>(i);
-    const int64_t place[3] = {at / (s.shape[1] * s.shape[2]), at / s.shape[2] % s.shape[1], at % s.shape[2]};
-    for (int a = 0; a < 3; ++a) s.middle[part][a] += static_cast<double>(place[a]);
-    ++count[part];
   }
   for (size_t part = 0; part < 2; ++part) {
-    if (count[part] == 0)
+    if (s.voxels[part].empty()) {
       refuse(label_path, "both labels, 1 and 2, must be there", fmt::format("no {}", part + 1));
-    for (double& m : s.middle[part]) m /= static_cast<double>(count[part]);
+    }
   }
   return s;
 }
@@ -125,16 +115,19 @@ class Hippocampus final : public Dataset {
     const Subject& s = subject(index);
     const auto part = static_cast<size_t>(index % 2);
     Rng rng(seed_, "data.hippocampus", static_cast<uint64_t>(split_), static_cast<uint64_t>(index));
-    int64_t corner[3];
-    for (int a = 0; a < 3; ++a) {
-      const auto shift = static_cast<int64_t>(rng.below(2 * kJitter + 1)) - kJitter;
-      corner[a] = std::clamp<int64_t>(std::llround(s.middle[part][a]) + shift - kSide / 2, 0, s.shape[a] - kSide);
-    }
+    const std::vector<int64_t>& voxels = s.voxels[part];
+    const int64_t middle = voxels[rng.below(voxels.size())], Y = s.shape[1], X = s.shape[2];
+    const int64_t corner[3] = {middle / (Y * X) - kSide / 2, middle / X % Y - kSide / 2, middle % X - kSide / 2};
     Image pile(kSide * kSide, kSide, 1);
     for (int z = 0; z < kSide; ++z) {
       for (int y = 0; y < kSide; ++y) {
-        const int64_t from = ((corner[0] + z) * s.shape[1] + corner[1] + y) * s.shape[2] + corner[2];
-        std::copy_n(s.values.begin() + from, kSide, pile.row(z * kSide + y));
+        for (int x = 0; x < kSide; ++x) {
+          const int64_t from[3] = {corner[0] + z, corner[1] + y, corner[2] + x};
+          const bool inside =
+              from[0] >= 0 && from[0] < s.shape[0] && from[1] >= 0 && from[1] < Y && from[2] >= 0 && from[2] < X;
+          if (inside)
+            pile.row(z * kSide + y)[x] = s.values[static_cast<size_t>((from[0] * Y + from[1]) * X + from[2])];
+        }
       }
     }
     return {std::move(pile), static_cast<int32_t>(part)};

@@ -38,13 +38,13 @@ Volume read_nifti(const std::filesystem::path& path, const NiftiLimits& limits =
 /// posterior part of a hippocampus, as in task 4 of the Medical Segmentation
 /// Decathlon.
 ///
-/// A sample is a cube of 16 x 16 x 16 voxels around a point near the middle of
-/// one part (within 5 voxels along each axis, drawn from seed and number), and
-/// its class is the part: 0 anterior, 1 posterior. Both classes are equally
+/// A sample is a cube of 16 x 16 x 16 voxels around a labelled voxel (drawn from
+/// seed and number; zero outside the volume), and its class is the part to which
+/// that voxel belongs: 0 anterior, 1 posterior. Both classes are equally
 /// frequent. Intensities go linearly from the 1st to the 99th percentile of the
 /// volume to 0 to 255. Splits are by subject, in order of the names: of every
-/// five the fourth is val, the fifth test. Eight cubes of each part and training
-/// subject, four otherwise.
+/// five the fourth is val, the fifth test. Twelve cubes of each part and training
+/// subject, six otherwise.
 ///
 /// A picture is a pile of 16 slices, 256 x 16 gray (Geometry::slices). Throws
 /// `Error(kData)` naming the file for what is missing, damaged or does not fit together.

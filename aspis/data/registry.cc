@@ -74,7 +74,7 @@ constexpr Source kSources[] = {
      [](const fs::path& path, const std::string& spec, Split split, const DatasetOptions&) {
        return open_folder(path, spec, split);
      }},
-    {"hippocampus", "16 x 16 x 16 cubes of MR volumes: the anterior or the posterior part of a hippocampus",
+    {"hippocampus", "16 x 16 x 16 cubes of MR volumes: is the middle anterior or posterior hippocampus",
      Path::kRequired,
      [](const fs::path&) {
        return Splits{true, true};
