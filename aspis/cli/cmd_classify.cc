@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iostream>
 #include <numeric>
 
 #include "aspis/cli/commands.h"
 #include "aspis/cli/output.h"
+#include "aspis/cli/pictures.h"
 #include "aspis/cli/profile.h"
 #include "aspis/train/classifier.h"
 
@@ -24,55 +24,6 @@ struct Options {
   ProfileOptions profile;
 };
 
-bool looks_like_image(const fs::path& p) {
-  std::string ext = p.extension().string();
-  std::transform(ext.begin(), ext.end(), ext.begin(), [](unsigned char ch) { return static_cast<char>(std::tolower(ch)); });
-  return ext == ".png" || ext == ".jpg" || ext == ".jpeg";
-}
-
-// The files named, those in the folders named, and with "-" one per line of stdin.
-std::vector<fs::path> list_files(const std::vector<std::string>& paths) {
-  std::vector<fs::path> files;
-  for (const auto& p : paths) {
-    if (p == "-") {
-      for (std::string line; std::getline(std::cin, line);) {
-        if (!line.empty()) files.emplace_back(line);
-      }
-      continue;
-    }
-    std::error_code ec;
-    if (!fs::exists(p, ec)) {
-      throw Error(ErrorKind::kData, {.where = p, .required = "a picture or a folder of pictures is needed", .got = "nothing there"});
-    }
-    if (!fs::is_directory(p, ec)) {
-      files.emplace_back(p);
-      continue;
-    }
-    const size_t before = files.size();
-    for (const auto& entry : fs::recursive_directory_iterator(p, ec)) {
-      if (entry.is_regular_file(ec) && looks_like_image(entry.path())) files.push_back(entry.path());
-    }
-    if (files.size() == before) {
-      throw Error(ErrorKind::kData, {.where = p, .required = "a folder with .png or .jpg files is needed", .got = "none in it"});
-    }
-    std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
-  }
-  return files;
-}
-
-// The transform of a classifier without a data set behind it.
-class NoDataset : public data::Dataset {
- public:
-  explicit NoDataset(const train::Preprocessing& p)
-      : Dataset("pictures", data::Split::kTest, p.classes, {0, 0, 0}, "command line") {}
-  int64_t size() const override { return 0; }
-  data::Sample get(int64_t index) const override {
-    check_index(index);
-    return {};
-  }
-  int32_t label(int64_t) const override { return 0; }
-};
-
 void add_rows(report::Table& table, const fs::path& file, const std::vector<float>& p,
               const std::vector<std::string>& classes, int top) {
   std::vector<int> order(p.size());
@@ -87,44 +38,21 @@ void add_rows(report::Table& table, const fs::path& file, const std::vector<floa
 
 void run(Context& context, const Options& o) {
   train::Classifier c = train::load_classifier(o.model);
-  const auto files = list_files(o.paths);
-  const NoDataset none(c.preprocessing);
-  const data::Transform transform(c.preprocessing.transform(), none);
-  const bool skip = data::parse_on_bad_sample(o.on_bad_sample) == data::OnBadSample::kSkip;
+  PictureReader reader(c, {.paths = o.paths, .batch = o.batch, .on_bad_sample = o.on_bad_sample});
   report::Table table({{"file", "file"}, {"rank", "rank", true}, {"label", "class"}, {"probability", "probability", true},
                        {"index", "index", true}});
   install_interrupt_handler();
   ProfileScope profile(context, o.profile);
-  const int64_t values = transform.values();
-  int64_t skipped = 0;
-  for (size_t first = 0; first < files.size() && !interrupted();) {
-    std::vector<float> batch;
-    std::vector<fs::path> names;
-    for (; first < files.size() && static_cast<int64_t>(names.size()) < o.batch; first++) {
-      try {
-        const data::Image image = transform.prepare(data::read_image(files[first]));
-        batch.resize(batch.size() + static_cast<size_t>(values));
-        transform.write(image, batch.data() + static_cast<int64_t>(names.size()) * values);
-        names.push_back(files[first]);
-      } catch (const Error& e) {
-        if (!skip) throw;
-        skipped++;
-        print_err(fmt::format("warning: {}\n", e.what()));
-      }
-    }
-    if (names.empty()) break;
+  for (PictureBatch batch; reader.next(batch);) {
     const auto& pre = c.preprocessing;
-    const auto all = train::predict(*c.model, batch, static_cast<int64_t>(names.size()), pre.height, pre.width, pre.channels);
-    for (size_t i = 0; i < names.size(); i++) add_rows(table, names[i], all[i], pre.classes, o.top);
+    const auto all = train::predict(*c.model, batch.values, batch.size(), pre.height, pre.width, pre.channels);
+    for (size_t i = 0; i < batch.files.size(); i++) add_rows(table, batch.files[i], all[i], pre.classes, o.top);
   }
   if (interrupted()) {
     context.exit_code = interrupt_exit_code();
     return;
   }
-  if (skipped > 0 && skipped == static_cast<int64_t>(files.size())) {
-    throw Error(ErrorKind::kData, {.where = "classify", .required = "at least one readable picture is needed",
-                                   .got = fmt::format("{} damaged ones", skipped)});
-  }
+  reader.require_some("classify");
   print_table(context, table, o.format);
   profile.finish(!o.format.empty());
 }

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "aspis/base/clock.h"
 #include "aspis/cli/commands.h"
 #include "aspis/cli/output.h"
@@ -19,14 +21,48 @@ struct Options {
   ProfileOptions profile;
 };
 
-void require_same_classes(const train::Classifier& c, const data::Dataset& set) {
+// A set whose classes are some of the model's, with the model's numbers.
+class Renumbered final : public data::Dataset {
+ public:
+  Renumbered(data::DatasetPtr base, std::vector<std::string> classes, std::vector<int32_t> number)
+      : Dataset(base->name(), base->split(), std::move(classes), base->geometry(), base->source()),
+        base_(std::move(base)),
+        number_(std::move(number)) {}
+  int64_t size() const override { return base_->size(); }
+  data::Sample get(int64_t index) const override {
+    data::Sample s = base_->get(index);
+    s.label = number_[static_cast<size_t>(s.label)];
+    return s;
+  }
+  int32_t label(int64_t index) const override { return number_[static_cast<size_t>(base_->label(index))]; }
+  std::string sample_name(int64_t index) const override { return base_->sample_name(index); }
+  bool in_memory() const override { return base_->in_memory(); }
+
+ private:
+  data::DatasetPtr base_;
+  std::vector<int32_t> number_;
+};
+
+// The set with the classes of the model, of which it may have some only, in any
+// order. ImageNet's classes are "n01440764 tench", its folders "n01440764".
+data::DatasetPtr with_classes_of(const train::Classifier& c, data::DatasetPtr set) {
   const auto& trained = c.preprocessing.classes;
-  if (trained == set.classes()) return;
-  throw Error(ErrorKind::kData,
-              {.where = set.name(),
-               .required = fmt::format("the {} classes of the model are needed ('{}', ...)", trained.size(), trained[0]),
-               .got = fmt::format("{} classes ('{}', ...)", set.classes().size(), set.classes()[0]),
-               .hint = "the data set that the model was trained on"});
+  if (trained == set->classes()) return set;
+  std::vector<int32_t> number;
+  for (const std::string& name : set->classes()) {
+    const auto found = std::find_if(trained.begin(), trained.end(), [&](const std::string& t) {
+      return t == name || (t.size() > name.size() && t.starts_with(name) && t[name.size()] == ' ');
+    });
+    if (found == trained.end()) {
+      throw Error(ErrorKind::kData,
+                  {.where = set->name(),
+                   .required = fmt::format("classes must be among the {} of the model ('{}', ...)", trained.size(), trained[0]),
+                   .got = fmt::format("'{}'", name),
+                   .hint = nearest_word(name, trained)});
+    }
+    number.push_back(static_cast<int32_t>(found - trained.begin()));
+  }
+  return std::make_shared<Renumbered>(std::move(set), trained, std::move(number));
 }
 
 std::string to_json(const train::Classifier& c, const data::Dataset& set, const train::Evaluation& e) {
@@ -70,12 +106,13 @@ void run(Context& context, const Options& o) {
   train::Classifier c = train::load_classifier(o.model);
   // The set of training is split as it was then; another one as it comes.
   data::DatasetOptions options = c.preprocessing.dataset_options();
-  if (!o.data.empty() && o.data != c.preprocessing.data) options.val_fraction = std::nullopt;
+  const bool another = !o.data.empty() && o.data != c.preprocessing.data;
+  if (another) options.val_fraction = std::nullopt;
   options.data_dir = o.data_dir;
   const std::string spec = o.data.empty() ? c.preprocessing.data : o.data;
-  const data::DatasetPtr set =
-      o.split.empty() ? data::open_eval_dataset(spec, options) : data::open_dataset(spec, data::parse_split(o.split), options);
-  require_same_classes(c, *set);
+  const data::DatasetPtr set = with_classes_of(c, !o.split.empty() ? data::open_dataset(spec, data::parse_split(o.split), options)
+                                                  : another        ? data::open_measured_dataset(spec, options)
+                                                                   : data::open_eval_dataset(spec, options));
   data::LoaderOptions lo;
   lo.batch_size = o.batch;
   lo.threads = o.loader_threads;
@@ -116,12 +153,13 @@ void run(Context& context, const Options& o) {
 void add_eval(CLI::App& app, Context& context) {
   auto o = std::make_shared<Options>();
   CLI::App* c = add_command(app, "eval", "Train", "Measure a trained model on a data set",
-                            {"aspis eval --model runs/first", "aspis eval --model runs/first --split train --confusion --json"},
+                            {"aspis eval --model runs/first", "aspis eval --model runs/first --split train --confusion --json",
+                             "aspis eval --model mamba_vision.pth --data folder:imagenet/val"},
                             [o, &context] { run(context, *o); });
   add_option(c, "--model", o->model, "Run folder or checkpoint folder")->required();
-  add_option(c, "--data", o->data, "Data set; default: the one of training");
+  add_option(c, "--data", o->data, "Data set, its classes all or some of the model's; default: the one of training");
   add_option(c, "--data-dir", o->data_dir, "Folder that holds data sets by name");
-  add_option(c, "--split", o->split, "train, val or test; default: val if there is one, else test");
+  add_option(c, "--split", o->split, "train, val or test; default: val if there is one, else test; of another set test, val, or all");
   add_option(c, "--batch", o->batch, "Images of a batch")->check(CLI::Range(1, 65536));
   add_option(c, "--limit-batches", o->limit_batches, "Stop after so many batches; 0: all");
   add_option(c, "--loader-threads", o->loader_threads, "Threads that decode")->check(CLI::Range(1, 256));

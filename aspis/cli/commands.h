@@ -9,6 +9,10 @@ namespace aspis::cli {
 void add_train(CLI::App& app, Context& context);
 void add_eval(CLI::App& app, Context& context);
 void add_classify(CLI::App& app, Context& context);
+void add_embed(CLI::App& app, Context& context);
+void add_features(CLI::App& app, Context& context);
+void add_explain(CLI::App& app, Context& context);
+void add_compare_models(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
 void add_data(CLI::App& app, Context& context);
 void add_bench(CLI::App& app, Context& context);

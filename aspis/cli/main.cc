@@ -177,6 +177,10 @@ int run(int argc, char** argv) {
   add_train(app, context);
   add_eval(app, context);
   add_classify(app, context);
+  add_embed(app, context);
+  add_features(app, context);
+  add_explain(app, context);
+  add_compare_models(app, context);
   add_model(app, context);
   add_data(app, context);
   add_bench(app, context);

@@ -115,6 +115,10 @@ DatasetPtr open_dataset(std::string_view spec, Split split, const DatasetOptions
 /// The split to evaluate on while training: val if there is one, else test.
 DatasetPtr open_eval_dataset(std::string_view spec, const DatasetOptions& options = {});
 
+/// What a finished model is measured on where the set is not that of its
+/// training: test, else val, else all samples.
+DatasetPtr open_measured_dataset(std::string_view spec, const DatasetOptions& options = {});
+
 /// Throws `Error(kData)` with one sentence if the two do not fit together:
 /// different classes or geometries.
 void check_same_kind(const Dataset& train, const Dataset& other);

@@ -36,7 +36,8 @@ double value_at(const std::vector<float>& map, int height, int width, double y, 
 
 }  // namespace
 
-Image overlay_heat_map(const Image& picture, const std::vector<float>& map, int height, int width, int least_side) {
+Image overlay_heat_map(const Image& picture, const std::vector<float>& map, int height, int width,
+                       int least_side) {
   const bool finite = std::all_of(map.begin(), map.end(), [](float v) { return std::isfinite(v); });
   require(picture.height >= 1 && picture.width >= 1 && height >= 1 && width >= 1 && finite &&
               map.size() == static_cast<size_t>(height) * width,
@@ -51,7 +52,8 @@ Image overlay_heat_map(const Image& picture, const std::vector<float>& map, int 
   const auto percentile = [&](double p) {
     return static_cast<double>(sorted[static_cast<size_t>(p * static_cast<double>(sorted.size() - 1))]);
   };
-  const double low = percentile(0.01), high = std::max(percentile(0.99), low + 1e-30);
+  const double low = percentile(0.01), high = percentile(0.99);
+  const double range = high > low ? high - low : 1;  // an even map is black
   const int side = std::min(picture.height, picture.width);
   const int factor = std::max(1, (least_side + side - 1) / side);
   const Image gray = to_channels(picture, 1);
@@ -59,7 +61,7 @@ Image overlay_heat_map(const Image& picture, const std::vector<float>& map, int 
   for (int y = 0; y < out.height; ++y) {
     for (int x = 0; x < out.width; ++x) {
       const double my = (y + 0.5) / out.height * height - 0.5, mx = (x + 0.5) / out.width * width - 0.5;
-      const Color heat = color_of((value_at(map, height, width, my, mx) - low) / (high - low));
+      const Color heat = color_of((value_at(map, height, width, my, mx) - low) / range);
       const int shade = gray.row(y / factor)[x / factor];
       for (size_t k = 0; k < 3; ++k) {
         out.row(y)[3 * x + static_cast<int>(k)] = static_cast<uint8_t>(std::lround(0.4 * shade + 0.6 * heat[k]));

@@ -276,6 +276,14 @@ DatasetPtr open_eval_dataset(std::string_view spec, const DatasetOptions& option
   return open_dataset(spec, has_val || !splits.test ? Split::kVal : Split::kTest, options);
 }
 
+DatasetPtr open_measured_dataset(std::string_view spec, const DatasetOptions& options) {
+  const Opened found = find_source(spec, options);
+  const Splits splits = found.source->splits(found.path);
+  DatasetOptions whole = options;
+  whole.val_fraction = 0.0;
+  return open_dataset(spec, splits.test ? Split::kTest : splits.val ? Split::kVal : Split::kTrain, whole);
+}
+
 std::vector<DatasetEntry> list_datasets(const DatasetOptions& options) {
   std::vector<DatasetEntry> entries;
   for (const Source& source : kSources) {
