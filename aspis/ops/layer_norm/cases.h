@@ -24,7 +24,7 @@ inline const std::vector<LayerNormCase> kLayerNormCases = {
     {{6}, true, true, true, harness::kCheck},
     {{3, 50, 192}, true, true, true, harness::kCheck},
     {{4000, 33}, false, true, true, harness::kCheck},
-    {{2, 20001}, true, true, true, harness::kCheck},
+    {{2, 20001}, false, true, true, harness::kCheck},
     {{8, 196, 768}, false, true, true, harness::kPerf},
     {{8, 196, 768}, true, true, true, harness::kPerf},
     {{16, 1024, 768}, true, true, true, harness::kPerf},

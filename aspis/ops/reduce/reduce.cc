@@ -31,8 +31,13 @@ class Sum : public ops::CpuPrimitive {
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays&) override {
-    auto dy = mx::astype(cotangents[0], primals[0].dtype(), stream());
-    if (scale_ != 1) dy = mx::multiply(dy, mx::array(scale_, dy.dtype()), stream());
+    // A bfloat16 factor would be rounded before the product is.
+    auto dy = cotangents[0];
+    if (scale_ != 1) {
+      const mx::Dtype wide = ops::arithmetic_dtype(dy.dtype());
+      dy = mx::multiply(mx::astype(dy, wide, stream()), mx::array(scale_, wide), stream());
+    }
+    dy = mx::astype(dy, primals[0].dtype(), stream());
     const auto wide = mx::broadcast_to(dy, primals[0].shape(), stream());
     Arrays result;
     for (const int a : argnums) {

@@ -14,11 +14,7 @@ namespace mx = mlx::core;
 
 TEST_CASE("rms_norm conforms on every instruction set") { harness::expect_conforms(rms_norm_entry()); }
 
-TEST_CASE("rms_norm keeps bfloat16 in its kernel") {
-  // With a residual the sum is rounded before its norm and the gradient sees the
-  // rounded one: two roundings of values as large as the results.
-  harness::expect_bf16_conforms(rms_norm_entry(), 1.0 / 128);
-}
+TEST_CASE("rms_norm keeps bfloat16 in its kernel") { harness::expect_bf16_conforms(rms_norm_entry()); }
 
 TEST_CASE("rms_norm of a row of zeros is zero with a finite gradient") {
   const auto x = mx::zeros({2, 8});

@@ -26,7 +26,6 @@ struct Parts {
 template <typename P>
 void fill_columns(P& p, const Parts& parts, const mx::array& x) {
   p.center = parts.center;
-  p.eps = parts.eps;
   p.samples = x.shape(0);
   p.length = x.shape(1);
   p.positions = 1;
@@ -36,7 +35,6 @@ void fill_columns(P& p, const Parts& parts, const mx::array& x) {
 template <typename P>
 void fill_rows(P& p, const Parts& parts, const mx::array& x) {
   p.center = parts.center;
-  p.eps = parts.eps;
   p.rows = row_count(x);
   p.length = x.shape(-1);
 }
@@ -63,7 +61,7 @@ class RowNormVjp : public CpuPrimitive {
  public:
   RowNormVjp(mx::Stream s, Parts parts) : CpuPrimitive(s), parts_(parts) {}
 
-  // {h, dy, dsum?, weight?} -> {dx, dweight?, dbias?}
+  // {h, dy, mean, scale, dsum?, weight?} -> {dx, dweight?, dbias?}
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     dispatch_storage(out[0].dtype(), [&](auto tag) {
@@ -74,6 +72,8 @@ class RowNormVjp : public CpuPrimitive {
         fill_columns(p, parts_, in[0]);
         p.x = packed<S>(encoder, in[0], name());
         p.dy = packed<S>(encoder, in[1], name());
+        p.mean = packed<T>(encoder, in[2], name());
+        p.scale = packed<T>(encoder, in[3], name());
         allocate(encoder, out[0], name());
         p.dx = out[0].data<S>();
         if (parts_.weight) p.weight = packed<T>(encoder, in.back(), name());
@@ -89,8 +89,10 @@ class RowNormVjp : public CpuPrimitive {
       p.h_stride = h.stride;
       p.dy = dy.data;
       p.dy_stride = dy.stride;
+      p.mean = packed<T>(encoder, in[2], name());
+      p.scale = packed<T>(encoder, in[3], name());
       if (parts_.residual) {
-        const auto dsum = rows<S>(encoder, in[2], name());
+        const auto dsum = rows<S>(encoder, in[4], name());
         p.dsum = dsum.data;
         p.dsum_stride = dsum.stride;
       }
@@ -120,7 +122,7 @@ class RowNorm : public CpuPrimitive {
  public:
   RowNorm(mx::Stream s, Parts parts) : CpuPrimitive(s), parts_(parts) {}
 
-  // {x, residual?, weight?, bias?} -> {y, sum?}
+  // {x, residual?, weight?, bias?} -> {y, mean, scale, sum?}
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     dispatch_storage(out[0].dtype(), [&](auto tag) {
@@ -129,8 +131,11 @@ class RowNorm : public CpuPrimitive {
       const auto affine = [&](auto& p) {
         if (parts_.weight) p.weight = packed<T>(encoder, in[parts_.residual ? 2 : 1], name());
         if (parts_.bias) p.bias = packed<T>(encoder, in.back(), name());
-        allocate(encoder, out[0], name());
+        for (size_t i = 0; i < 3; i++) allocate(encoder, out[i], name());
         p.y = out[0].data<S>();
+        p.mean = out[1].data<T>();
+        p.scale = out[2].data<T>();
+        p.eps = parts_.eps;
       };
       if (parts_.columns) {
         kernel::ColumnNormParams<S> p;
@@ -149,8 +154,8 @@ class RowNorm : public CpuPrimitive {
         const auto residual = rows<S>(encoder, in[1], name());
         p.residual = residual.data;
         p.residual_stride = residual.stride;
-        allocate(encoder, out[1], name());
-        p.sum = out[1].data<S>();
+        allocate(encoder, out[3], name());
+        p.sum = out[3].data<S>();
       }
       affine(p);
       encoder.dispatch([p] { kernel::row_norm(p); });
@@ -159,8 +164,8 @@ class RowNorm : public CpuPrimitive {
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
              const Arrays& outputs) override {
-    Arrays inputs = {parts_.residual ? outputs[1] : primals[0], cotangents[0]};
-    if (parts_.residual) inputs.push_back(cotangents[1]);
+    Arrays inputs = {parts_.residual ? outputs[3] : primals[0], cotangents[0], outputs[1], outputs[2]};
+    if (parts_.residual) inputs.push_back(cotangents[3]);
     const int residual = parts_.residual ? 1 : 0;
     if (parts_.weight) inputs.push_back(primals[residual + 1]);
     std::vector<mx::Shape> shapes = {primals[0].shape()};
@@ -177,8 +182,13 @@ class RowNorm : public CpuPrimitive {
     return result;
   }
 
-  std::vector<mx::Shape> output_shapes(const Arrays& in) override {
-    return std::vector<mx::Shape>(parts_.residual ? 2 : 1, in[0].shape());
+  std::vector<mx::Shape> output_shapes(const Arrays& in) override { return shapes(parts_, in[0]); }
+  // Mean and scale are kept for the gradient and never leave this file.
+  static std::vector<mx::Shape> shapes(const Parts& parts, const mx::array& x) {
+    const auto rows = static_cast<mx::ShapeElem>(x.size() / static_cast<size_t>(parts.length(x)));
+    std::vector<mx::Shape> all = {x.shape(), {rows}, {rows}};
+    if (parts.residual) all.push_back(x.shape());
+    return all;
   }
   bool is_equivalent(const mx::Primitive& other) const override {
     return parts_ == static_cast<const RowNorm&>(other).parts_;
@@ -195,18 +205,19 @@ Arrays run(const mx::array& x, const RowNormCall& call, bool columns, mx::Dtype 
   if (call.residual) inputs.push_back(mx::astype(*call.residual, storage, s));
   if (call.weight) inputs.push_back(mx::astype(*call.weight, arithmetic, s));
   if (call.bias) inputs.push_back(mx::astype(*call.bias, arithmetic, s));
-  const size_t count = call.residual ? 2 : 1;
   const Parts parts{.center = call.center,
                     .columns = columns,
                     .residual = call.residual.has_value(),
                     .weight = call.weight.has_value(),
                     .bias = call.bias.has_value(),
                     .eps = call.eps};
-  auto outputs =
-      mx::array::make_arrays(std::vector<mx::Shape>(count, x.shape()), std::vector<mx::Dtype>(count, storage),
-                             std::make_shared<RowNorm>(s, parts), inputs);
-  for (auto& o : outputs) o = mx::astype(o, x.dtype(), s);
-  return outputs;
+  std::vector<mx::Dtype> dtypes = {storage, arithmetic, arithmetic};
+  if (call.residual) dtypes.push_back(storage);
+  const auto outputs =
+      mx::array::make_arrays(RowNorm::shapes(parts, x), dtypes, std::make_shared<RowNorm>(s, parts), inputs);
+  Arrays results = {mx::astype(outputs[0], x.dtype(), s)};
+  if (call.residual) results.push_back(mx::astype(outputs[3], x.dtype(), s));
+  return results;
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "aspis/ops/softmax/softmax.h"
 
+#include <utility>
+
 #include "aspis/ops/common/rows.h"
 #include "aspis/ops/common/storage.h"
 #include "aspis/ops/softmax/kernel/cpu.h"
@@ -11,7 +13,7 @@ class SoftmaxVjp : public ops::CpuPrimitive {
  public:
   SoftmaxVjp(mx::Stream s, bool logarithm) : CpuPrimitive(s), logarithm_(logarithm) {}
 
-  // {y, dy} -> {dx}
+  // {y, dy, x?} -> {dx}; x with bfloat16 only
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     ops::dispatch_storage(out[0].dtype(), [&](auto tag) {
@@ -26,6 +28,11 @@ class SoftmaxVjp : public ops::CpuPrimitive {
       p.dy = dy.data;
       p.dy_stride = dy.stride;
       p.logarithm = logarithm_;
+      if (in.size() > 2) {
+        const auto x = ops::rows<T>(encoder, in[2], name());
+        p.x = x.data;
+        p.x_stride = x.stride;
+      }
       ops::allocate(encoder, out[0], name());
       p.dx = out[0].data<T>();
       encoder.dispatch([p] { kernel::softmax_vjp(p); });
@@ -65,8 +72,10 @@ class Softmax : public ops::CpuPrimitive {
 
   Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>&,
              const Arrays& outputs) override {
+    Arrays inputs = {outputs[0], cotangents[0]};
+    if (primals[0].dtype() == mx::bfloat16 && !logarithm_) inputs.push_back(primals[0]);
     return {mx::array(primals[0].shape(), primals[0].dtype(), std::make_shared<SoftmaxVjp>(stream(), logarithm_),
-                      {outputs[0], cotangents[0]})};
+                      std::move(inputs))};
   }
 
   std::vector<mx::Shape> output_shapes(const Arrays& in) override { return {in[0].shape()}; }

@@ -3,10 +3,10 @@
 //
 // A row is read from memory once (twice more from the cache) and written once.
 // The deviations are summed around the finished mean, so a large common offset
-// costs no digits. The gradient recomputes mean and scale, which is cheaper than
-// storing them, and writes dx and the sums of dweight and dbias in one pass. The
-// last pass over a row asks for the next one: sums over a row and its reading
-// would take turns otherwise.
+// costs no digits. The gradient takes mean and scale from the forward pass: one
+// pass sums, one writes dx and the sums of dweight and dbias. The last pass over a
+// row asks for the next one: sums over a row and its reading would take turns
+// otherwise.
 
 #include <cmath>
 #include <cstring>
@@ -19,17 +19,40 @@ namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
 
+// h = x, or h = x + residual where the sum is stored with fewer digits than it has:
+// the norm is that of the exact sum.
+template <typename S, typename T, bool kPair>
+struct RowOfH {
+  const S *x, *residual;
+
+  // Sum over the row of f(h).
+  template <class D, class F>
+  HWY_INLINE T Sum(D d, int64_t n, const F& f) const {
+    if constexpr (kPair) {
+      return simd::SumArrays(
+          d, n, [&f](auto tag, auto a, auto b) HWY_ATTR { return f(tag, hn::Add(a, b)); }, x, residual);
+    } else {
+      return simd::SumArrays(d, n, f, x);
+    }
+  }
+  template <class D, class Part>
+  HWY_INLINE hn::Vec<D> Load(D d, int64_t i, Part part) const {
+    if constexpr (kPair) return hn::Add(simd::LoadPart(d, x + i, part), simd::LoadPart(d, residual + i, part));
+    return simd::LoadPart(d, x + i, part);
+  }
+};
+
 // y = (h - mean) scale weight + bias of one row; `next` is where the next row of
 // x and of the residual begin.
-template <bool kWeight, bool kBias, typename S, typename T>
-HWY_INLINE void norm_finish(const RowNormParams<S>& p, const S* h, T mean, T scale, S* y, const S* next,
+template <bool kWeight, bool kBias, typename S, typename T, class Row>
+HWY_INLINE void norm_finish(const RowNormParams<S>& p, const Row& h, T mean, T scale, S* y, const S* next,
                             const S* next_residual) {
   const hn::ScalableTag<T> d;
   const auto m = hn::Set(d, mean), s = hn::Set(d, scale);
   simd::ForVectors(d, p.length, [&](int64_t i, auto part) HWY_ATTR {
     simd::PrefetchAny(next + i);
     if (next_residual) simd::PrefetchAny(next_residual + i);
-    auto v = hn::Mul(hn::Sub(simd::LoadPart(d, h + i, part), m), s);
+    auto v = hn::Mul(hn::Sub(h.Load(d, i, part), m), s);
     if constexpr (kWeight && kBias) {
       v = hn::MulAdd(v, simd::LoadPart(d, p.weight + i, part), simd::LoadPart(d, p.bias + i, part));
     } else if constexpr (kWeight) {
@@ -41,105 +64,75 @@ HWY_INLINE void norm_finish(const RowNormParams<S>& p, const S* h, T mean, T sca
   });
 }
 
+// Statistics and result of one row; `total` is the sum of h, where it is known.
+template <bool kCenter, bool kWeight, bool kBias, typename S, typename T, class Row>
+HWY_INLINE void norm_row(const RowNormParams<S>& p, const Row& h, int64_t r, int64_t next, const T* total) {
+  const hn::ScalableTag<T> d;
+  const T count = static_cast<T>(p.length);
+  T mean = 0;
+  if constexpr (kCenter) {
+    mean = (total ? *total : h.Sum(d, p.length, [](auto, auto v) HWY_ATTR { return v; })) / count;
+  }
+  const auto m = hn::Set(d, mean);
+  const T squares = h.Sum(d, p.length, [m](auto, auto v) HWY_ATTR {
+    const auto c = kCenter ? hn::Sub(v, m) : v;
+    return hn::Mul(c, c);
+  });
+  const T scale = T(1) / std::sqrt(squares / count + static_cast<T>(p.eps));
+  p.mean[r] = mean;
+  p.scale[r] = scale;
+  norm_finish<kWeight, kBias>(p, h, mean, scale, p.y + r * p.length, p.x + next * p.x_stride,
+                              p.residual ? p.residual + next * p.residual_stride : nullptr);
+}
+
 template <bool kCenter, bool kWeight, bool kBias, typename S, typename T = Arithmetic<S>>
 HWY_ATTR void norm_rows(const RowNormParams<S>& p, int64_t first, int64_t last) {
   const hn::ScalableTag<T> d;
   const int64_t n = p.length;
-  const T count = static_cast<T>(n);
+  const auto add = [](auto, auto a, auto b) HWY_ATTR { return hn::Add(a, b); };
   for (int64_t r = first; r < last; r++) {
-    const S* h = p.x + r * p.x_stride;
-    T total = 0;
-    if (p.residual) {
-      S* sum = p.sum + r * n;
-      const S* residual = p.residual + r * p.residual_stride;
-      const auto add = [](auto, auto a, auto b) HWY_ATTR { return hn::Add(a, b); };
-      if constexpr (kCenter && std::is_same_v<S, T>) {
-        total = simd::MapSumArrays(d, n, sum, add, h, residual);
-      } else {
-        simd::MapArrays(d, n, sum, add, h, residual);
-      }
-      h = sum;
-    }
-    if constexpr (kCenter) {  // of a rounded sum, what was stored
-      if (!p.residual || !std::is_same_v<S, T>) {
-        total = simd::SumArrays(
-            d, n, [](auto, auto v) HWY_ATTR { return v; }, h);
-      }
-    }
-    const T mean = total / count;
-    T squares;
-    if constexpr (kCenter) {
-      const auto m = hn::Set(d, mean);
-      squares = simd::SumArrays(
-          d, n,
-          [m](auto, auto v) HWY_ATTR {
-            const auto c = hn::Sub(v, m);
-            return hn::Mul(c, c);
-          },
-          h);
-    } else {
-      squares = simd::SumArrays(
-          d, n, [](auto, auto v) HWY_ATTR { return hn::Mul(v, v); }, h);
-    }
-    const T scale = T(1) / std::sqrt(squares / count + static_cast<T>(p.eps));
+    const S* x = p.x + r * p.x_stride;
     const int64_t next = r + 1 < last ? r + 1 : r;
-    norm_finish<kWeight, kBias>(p, h, mean, scale, p.y + r * n, p.x + next * p.x_stride,
-                                p.residual ? p.residual + next * p.residual_stride : nullptr);
+    if (!p.residual) {
+      norm_row<kCenter, kWeight, kBias, S, T>(p, RowOfH<S, T, false>{x, nullptr}, r, next, nullptr);
+      continue;
+    }
+    S* sum = p.sum + r * n;
+    const S* residual = p.residual + r * p.residual_stride;
+    const T total = simd::MapSumArrays(d, n, sum, add, x, residual);
+    if constexpr (std::is_same_v<S, T>) {
+      norm_row<kCenter, kWeight, kBias, S, T>(p, RowOfH<S, T, false>{sum, nullptr}, r, next, &total);
+    } else {
+      norm_row<kCenter, kWeight, kBias, S, T>(p, RowOfH<S, T, true>{x, residual}, r, next, &total);
+    }
   }
 }
 
-// What the gradient of one row needs: the mean, 1 / root of the variance, and
-// the means of g and g d (g = dy weight, d = h - mean).
-template <typename T>
-struct RowSums {
-  T mean, scale, mean_g, mean_gd;
-};
-
+// Means of g and g d over a row (g = dy weight, d = h - mean).
 template <bool kCenter, bool kWeight, typename S, typename T = Arithmetic<S>>
-HWY_INLINE RowSums<T> row_sums(const RowNormVjpParams<S>& p, const S* h, const S* dy) {
+HWY_INLINE void row_means(const RowNormVjpParams<S>& p, const S* h, const S* dy, T mean, T& mean_g, T& mean_gd) {
   const hn::ScalableTag<T> d;
-  const int64_t n = p.length;
-  const T count = static_cast<T>(n);
-  T total = 0, total_g = 0, squares, products;
-  if constexpr (kCenter && kWeight) {
-    simd::SumArrays2(
-        d, n, total, total_g,
-        [](auto, auto& a, auto& b, auto v, auto g, auto w) HWY_ATTR {
-          a = v;
-          b = hn::Mul(g, w);
-        },
-        h, dy, p.weight);
-  } else if constexpr (kCenter) {
-    simd::SumArrays2(
-        d, n, total, total_g,
-        [](auto, auto& a, auto& b, auto v, auto g) HWY_ATTR {
-          a = v;
-          b = g;
-        },
-        h, dy);
-  }
-  const T mean = total / count;
   const auto m = hn::Set(d, mean);
+  T sum_g = 0, sum_gd = 0;
   if constexpr (kWeight) {
     simd::SumArrays2(
-        d, n, squares, products,
-        [m](auto, auto& a, auto& b, auto v, auto g, auto w) HWY_ATTR {
-          const auto c = hn::Sub(v, m);
-          a = hn::Mul(c, c);
-          b = hn::Mul(hn::Mul(g, w), c);
+        d, p.length, sum_g, sum_gd,
+        [m](auto, auto& a, auto& b, auto v, auto e, auto w) HWY_ATTR {
+          a = hn::Mul(e, w);
+          b = hn::Mul(a, hn::Sub(v, m));
         },
         h, dy, p.weight);
   } else {
     simd::SumArrays2(
-        d, n, squares, products,
-        [m](auto, auto& a, auto& b, auto v, auto g) HWY_ATTR {
-          const auto c = hn::Sub(v, m);
-          a = hn::Mul(c, c);
-          b = hn::Mul(g, c);
+        d, p.length, sum_g, sum_gd,
+        [m](auto, auto& a, auto& b, auto v, auto e) HWY_ATTR {
+          a = e;
+          b = hn::Mul(e, hn::Sub(v, m));
         },
         h, dy);
   }
-  return {mean, T(1) / std::sqrt(squares / count + static_cast<T>(p.eps)), total_g / count, products / count};
+  mean_g = kCenter ? sum_g / static_cast<T>(p.length) : T(0);
+  mean_gd = sum_gd / static_cast<T>(p.length);
 }
 
 // Gradient of rows. `dweight` and `dbias` are the block's private sums, or null.
@@ -151,9 +144,11 @@ HWY_ATTR void norm_vjp_rows(const RowNormVjpParams<S>& p, int64_t first, int64_t
   if (kBias) std::memset(dbias, 0, static_cast<size_t>(n) * sizeof(T));
   for (int64_t r = first; r < last; r++) {
     const S *h = p.h + r * p.h_stride, *dy = p.dy + r * p.dy_stride;
-    const RowSums<T> sums = row_sums<kCenter, kWeight>(p, h, dy);
-    const auto m = hn::Set(d, sums.mean), s = hn::Set(d, sums.scale), mg = hn::Set(d, sums.mean_g);
-    const auto k = hn::Set(d, sums.scale * sums.scale * sums.mean_gd);
+    const T mean = p.mean[r], scale = p.scale[r];
+    T mean_g, mean_gd;
+    row_means<kCenter, kWeight>(p, h, dy, mean, mean_g, mean_gd);
+    const auto m = hn::Set(d, mean), s = hn::Set(d, scale), mg = hn::Set(d, mean_g);
+    const auto k = hn::Set(d, scale * scale * mean_gd);
     // A centred row of one element does not depend on h: its gradient is exactly 0. Compilers
     // fuse g w - mean(g w), which would leave the product's rounding times 1 / sqrt(eps).
     const auto outer = kCenter && n == 1 ? hn::Zero(d) : s;
@@ -161,6 +156,7 @@ HWY_ATTR void norm_vjp_rows(const RowNormVjpParams<S>& p, int64_t first, int64_t
     const S* dsum = p.dsum ? p.dsum + r * p.dsum_stride : nullptr;
     const int64_t ahead = r + 1 < last ? 1 : 0;
     const S *next_h = h + ahead * p.h_stride, *next_dy = dy + ahead * p.dy_stride;
+    const S* next_dsum = dsum ? dsum + ahead * p.dsum_stride : nullptr;
     const auto row = [&](int64_t i, auto part, auto has_dsum) HWY_ATTR {
       simd::PrefetchAny(next_h + i);
       simd::PrefetchAny(next_dy + i);
@@ -177,6 +173,7 @@ HWY_ATTR void norm_vjp_rows(const RowNormVjpParams<S>& p, int64_t first, int64_t
       }
       const auto inner = hn::NegMulAdd(c, k, kCenter ? hn::Sub(g, mg) : g);
       if constexpr (decltype(has_dsum)::value) {
+        simd::PrefetchAny(next_dsum + i);
         simd::StorePart(hn::MulAdd(inner, outer, simd::LoadPart(d, dsum + i, part)), d, dx + i, part);
       } else {
         simd::StorePart(hn::Mul(inner, outer), d, dx + i, part);
@@ -239,6 +236,8 @@ HWY_ATTR void norm_tile(const ColumnNormParams<S>& p, int64_t sample, int64_t fi
   HWY_ALIGN T mean[kTile], scale[kTile];
   const int64_t at = sample * p.length * p.positions + first;
   tile_statistics<kCenter>(p.x + at, p.length, p.positions, count, p.eps, mean, scale);
+  std::copy(mean, mean + count, p.mean + sample * p.positions + first);
+  std::copy(scale, scale + count, p.scale + sample * p.positions + first);
   for (int64_t c = 0; c < p.length; c++) {
     const auto w = hn::Set(d, p.weight ? p.weight[c] : T(1)), b = hn::Set(d, p.bias ? p.bias[c] : T(0));
     simd::MapArrays(
@@ -253,34 +252,27 @@ template <bool kCenter, typename S, typename T = Arithmetic<S>>
 HWY_ATTR void norm_vjp_tile(const ColumnNormVjpParams<S>& p, int64_t sample, int64_t first, int64_t count,
                             T* dweight, T* dbias) {
   const hn::ScalableTag<T> d;
-  HWY_ALIGN T mean[kTile], scale[kTile], sum_g[kTile], sum_gd[kTile];
+  using V = hn::Vec<decltype(d)>;
+  HWY_ALIGN T sum_g[kTile], sum_gd[kTile];
   const int64_t at = sample * p.length * p.positions + first;
-  tile_statistics<kCenter>(p.x + at, p.length, p.positions, count, p.eps, mean, scale);
+  const T *mean = p.mean + sample * p.positions + first, *scale = p.scale + sample * p.positions + first;
   std::memset(sum_g, 0, sizeof sum_g);
   std::memset(sum_gd, 0, sizeof sum_gd);
   for (int64_t c = 0; c < p.length; c++) {
     const S *x = p.x + at + c * p.positions, *dy = p.dy + at + c * p.positions;
-    const auto w = hn::Set(d, p.weight ? p.weight[c] : T(1));
-    T weight_sum = 0, bias_sum = 0;
-    if constexpr (kCenter) {
-      simd::MapArrays(
-          d, count, sum_g, [w](auto, auto a, auto g) HWY_ATTR { return hn::MulAdd(g, w, a); }, sum_g, dy);
-    }
-    simd::MapArrays(
-        d, count, sum_gd,
-        [w](auto, auto a, auto v, auto g, auto m) HWY_ATTR { return hn::MulAdd(hn::Mul(g, w), hn::Sub(v, m), a); },
-        sum_gd, x, dy, mean);
-    if (dweight || dbias) {
-      simd::SumArrays2(
-          d, count, weight_sum, bias_sum,
-          [](auto, auto& a, auto& b, auto v, auto g, auto m, auto s) HWY_ATTR {
-            a = hn::Mul(hn::Mul(hn::Sub(v, m), s), g);
-            b = g;
-          },
-          x, dy, mean, scale);
-      if (dweight) dweight[c] = weight_sum;
-      if (dbias) dbias[c] = bias_sum;
-    }
+    const V w = hn::Set(d, p.weight ? p.weight[c] : T(1));
+    V weight_sum = hn::Zero(d), bias_sum = hn::Zero(d);
+    simd::ForVectors(d, count, [&](int64_t i, auto part) HWY_ATTR {
+      // Behind the end dy is 0, and so is everything that is added.
+      const V e = simd::LoadPart(d, dy + i, part), g = hn::Mul(e, w);
+      const V centred = hn::Sub(simd::LoadPart(d, x + i, part), simd::LoadPart(d, mean + i, part));
+      if constexpr (kCenter) hn::Store(hn::Add(hn::Load(d, sum_g + i), g), d, sum_g + i);
+      hn::Store(hn::MulAdd(g, centred, hn::Load(d, sum_gd + i)), d, sum_gd + i);
+      weight_sum = hn::MulAdd(hn::Mul(centred, simd::LoadPart(d, scale + i, part)), e, weight_sum);
+      bias_sum = hn::Add(bias_sum, e);
+    });
+    if (dweight) dweight[c] = simd::LaneSum(d, weight_sum);
+    if (dbias) dbias[c] = simd::LaneSum(d, bias_sum);
   }
   // sum_g becomes mean(g), sum_gd becomes r^2 mean(g d).
   const auto inverse = hn::Set(d, T(1) / static_cast<T>(p.length));

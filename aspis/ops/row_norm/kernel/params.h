@@ -28,7 +28,8 @@ struct RowNormParams {
   const T* weight = nullptr;  ///< {length}, or null for ones
   const T* bias = nullptr;    ///< {length}, or null for zeros
   S* y = nullptr;
-  S* sum = nullptr;  ///< receives h; needed with a residual, else null
+  S* sum = nullptr;                     ///< receives h; needed with a residual, else null
+  T *mean = nullptr, *scale = nullptr;  ///< {rows}: mean(h) (0 without center) and 1 / root, for the gradient
 };
 
 /// Gradients for dy and, with a residual, for dsum, the cotangent of h:
@@ -42,17 +43,17 @@ struct RowNormVjpParams {
   using T = Arithmetic<S>;
   bool center = true;
   int64_t rows = 0, length = 0;
-  double eps = 0;
   const S *h = nullptr, *dy = nullptr;
   int64_t h_stride = 0, dy_stride = 0;
   const S* dsum = nullptr;  ///< or null
   int64_t dsum_stride = 0;
-  const T* weight = nullptr;     ///< or null
-  S* dx = nullptr;               ///< dense
-  T* dweight = nullptr;          ///< {length}, or null
-  T* dbias = nullptr;            ///< {length}, or null
-  T* dweight_scratch = nullptr;  ///< row_norm_vjp_scratch values, with dweight
-  T* dbias_scratch = nullptr;    ///< as many, with dbias
+  const T *mean = nullptr, *scale = nullptr;  ///< {rows}, from the forward pass
+  const T* weight = nullptr;                  ///< or null
+  S* dx = nullptr;                            ///< dense
+  T* dweight = nullptr;                       ///< {length}, or null
+  T* dbias = nullptr;                         ///< {length}, or null
+  T* dweight_scratch = nullptr;               ///< row_norm_vjp_scratch values, with dweight
+  T* dbias_scratch = nullptr;                 ///< as many, with dbias
 };
 
 /// The same norms over the middle axis of dense {samples, length, positions}
@@ -67,14 +68,15 @@ struct ColumnNormParams {
   const T* weight = nullptr;
   const T* bias = nullptr;
   S* y = nullptr;
+  T *mean = nullptr, *scale = nullptr;  ///< {samples, positions}
 };
 template <typename S>
 struct ColumnNormVjpParams {
   using T = Arithmetic<S>;
   bool center = true;
   int64_t samples = 0, length = 0, positions = 0;
-  double eps = 0;
   const S *x = nullptr, *dy = nullptr;
+  const T *mean = nullptr, *scale = nullptr;  ///< {samples, positions}, from the forward pass
   const T* weight = nullptr;
   S* dx = nullptr;
   T* dweight = nullptr;          ///< {length}, or null

@@ -18,6 +18,8 @@ void row_norm_reference(const RowNormParams<T>& p) {
     for (int64_t i = 0; p.center && i < p.length; i++) mean += h(i) / n;
     for (int64_t i = 0; i < p.length; i++) squares += (h(i) - mean) * (h(i) - mean);
     const T root = std::sqrt(squares / n + static_cast<T>(p.eps));
+    if (p.mean) p.mean[r] = mean;
+    if (p.scale) p.scale[r] = 1 / root;
     for (int64_t i = 0; i < p.length; i++) {
       if (p.sum) p.sum[r * p.length + i] = h(i);
       p.y[r * p.length + i] = (h(i) - mean) / root * (p.weight ? p.weight[i] : T(1)) + (p.bias ? p.bias[i] : T(0));
@@ -36,16 +38,12 @@ void row_norm_vjp_reference(const RowNormVjpParams<T>& p) {
   for (int64_t r = 0; r < p.rows; r++) {
     const T *h = p.h + r * p.h_stride, *dy = p.dy + r * p.dy_stride;
     const auto g = [&](int64_t i) { return dy[i] * (p.weight ? p.weight[i] : T(1)); };
-    T mean = 0, mean_g = 0, variance = 0, mean_gd = 0;
-    for (int64_t i = 0; p.center && i < p.length; i++) {
-      mean += h[i] / n;
-      mean_g += g(i) / n;
-    }
+    const T mean = p.mean[r], scale = p.scale[r];
+    T mean_g = 0, mean_gd = 0;
     for (int64_t i = 0; i < p.length; i++) {
-      variance += (h[i] - mean) * (h[i] - mean) / n;
+      if (p.center) mean_g += g(i) / n;
       mean_gd += g(i) * (h[i] - mean) / n;
     }
-    const T scale = 1 / std::sqrt(variance + static_cast<T>(p.eps));
     for (int64_t i = 0; i < p.length; i++) {
       const T d = h[i] - mean;
       p.dx[r * p.length + i] =

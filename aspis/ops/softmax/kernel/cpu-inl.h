@@ -59,6 +59,23 @@ HWY_ATTR void softmax_row(const S* x, S* y, int64_t n, bool logarithm) {
   }
 }
 
+// Gradient of a short row from x: probabilities with all digits instead of rounded ones.
+template <typename S, typename T = Arithmetic<S>>
+HWY_ATTR void softmax_vjp_row(const S* x, const S* dy, S* dx, int64_t n) {
+  const hn::ScalableTag<T> d;
+  HWY_ALIGN T y[kSoftmaxBuffer];
+  const auto top = hn::Set(d, simd::MaxOfArray(d, n, x));
+  const T sum = simd::MapSumArrays(
+      d, n, y, [top](auto tag, auto v) HWY_ATTR { return simd::ExpNonPositive(tag, hn::Sub(v, top)); }, x);
+  const T dot = simd::SumArrays(
+                    d, n, [](auto, auto a, auto b) HWY_ATTR { return hn::Mul(a, b); }, y, dy) /
+                sum;
+  const auto s = hn::Set(d, dot), scale = hn::Set(d, T(1) / sum);
+  simd::MapArrays(
+      d, n, dx, [s, scale](auto, auto a, auto b) HWY_ATTR { return hn::Mul(hn::Mul(a, scale), hn::Sub(b, s)); }, y,
+      dy);
+}
+
 // Maximum of a piece and the sum of exp(x - reference), where the reference is
 // the maximum, or 0 if that is -inf (so that the sum is 0, or NaN for a NaN).
 template <typename S, typename T = Arithmetic<S>>
@@ -125,6 +142,9 @@ HWY_ATTR void softmax_vjp_write(const S* y, const S* dy, S* dx, int64_t n, T dot
   HWY_ATTR void softmax_vjp_write_##suffix(const S* y, const S* dy, S* dx, int64_t n, T dot, bool logarithm) {   \
     softmax_vjp_write(y, dy, dx, n, dot, logarithm);                                                             \
   }
+HWY_ATTR void softmax_vjp_row_bf16(const Bf16* x, const Bf16* dy, Bf16* dx, int64_t n) {
+  softmax_vjp_row(x, dy, dx, n);
+}
 ASPIS_SOFTMAX_FOR(float, float, f32)
 ASPIS_SOFTMAX_FOR(double, double, f64)
 ASPIS_SOFTMAX_FOR(Bf16, float, bf16)

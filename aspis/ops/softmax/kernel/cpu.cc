@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "aspis/base/parallel.h"
@@ -46,6 +47,9 @@ ASPIS_FUNCTIONS(float, f32)
 ASPIS_FUNCTIONS(double, f64)
 ASPIS_FUNCTIONS(Bf16, bf16)
 #undef ASPIS_FUNCTIONS
+
+HWY_EXPORT(softmax_vjp_row_bf16);
+constexpr int64_t kBuffered = 4096;  // kSoftmaxBuffer of every target
 
 // Calls task(row) for blocks of whole rows.
 template <typename Task>
@@ -121,6 +125,14 @@ template <typename S, typename T = Arithmetic<S>>
 void run_softmax_vjp(const SoftmaxVjpParams<S>& p) {
   const Functions<S> f = functions(S{});
   if (p.length > kLongRow) return softmax_vjp_long_rows(p, f);
+  if constexpr (std::is_same_v<S, Bf16>) {
+    if (p.x && !p.logarithm && p.length <= kBuffered) {
+      const auto run = &HWY_DYNAMIC_DISPATCH(softmax_vjp_row_bf16);
+      return for_rows(p.rows, p.length, [&](int64_t r) {
+        run(p.x + r * p.x_stride, p.dy + r * p.dy_stride, p.dx + r * p.length, p.length);
+      });
+    }
+  }
   for_rows(p.rows, p.length, [&](int64_t r) {
     const S *y = p.y + r * p.y_stride, *dy = p.dy + r * p.dy_stride;
     f.vjp_write(y, dy, p.dx + r * p.length, p.length, f.dot(y, dy, p.length, p.logarithm, true), p.logarithm);

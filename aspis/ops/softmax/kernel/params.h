@@ -27,6 +27,8 @@ struct SoftmaxVjpParams {
   int64_t y_stride = 0, dy_stride = 0;
   S* dx = nullptr;
   bool logarithm = false;
+  const S* x = nullptr;  ///< Bf16 softmax of rows up to 4,096: y again with all digits, or null
+  int64_t x_stride = 0;
 };
 
 }  // namespace aspis::kernel
