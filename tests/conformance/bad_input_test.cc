@@ -173,7 +173,7 @@ struct Cross {
 // The rows that every operator with packed sequences has. L tokens, a batch of two.
 template <typename Call>
 std::vector<Row<Call>> packing_rows(int length, const std::string& ends) {
-  const auto cu = [](std::vector<int32_t> bounds) {
+  const auto cu = [](const std::vector<int32_t>& bounds) {
     return [bounds](Call& c) { c.single(), c.o.cu_seqlens = bounds; };
   };
   return {
@@ -1145,9 +1145,10 @@ TEST_CASE("bad input: cross_scan, cross_merge and orders") {
 }
 
 TEST_CASE("no rows and no tokens are no mistake, and give nothing back") {
-  const auto shape_of = [](mx::array a) {
-    mx::eval(a);
-    return a.shape();
+  const auto shape_of = [](const mx::array& a) {
+    auto b = a;
+    mx::eval(b);
+    return b.shape();
   };
   Scan scan;
   scan.u = scan.delta = some({2, 0, 8}), scan.B = scan.C = some({2, 0, 4});

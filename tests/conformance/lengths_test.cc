@@ -25,7 +25,7 @@ TEST_CASE("selective_scan: 131,072 tokens, values, states and gradients") {
 TEST_CASE("selective_scan: 262,144 tokens, also of equal inputs, extreme steps and decays, and one huge value") {
   constexpr int kL = 262144, kD = 4, kN = 16, kHuge = 1000;
   const auto u = normal({1, kL, kD}, 1), B = normal({1, kL, kN}, 4, 0.1), C = normal({1, kL, kN}, 5, 0.1);
-  const auto all = [&](double value, mx::Shape shape) {
+  const auto all = [&](double value, const mx::Shape& shape) {
     return mx::full(shape, mx::array(value, mx::float64), mx::float64);
   };
   const mx::Shape rows{1, kL, kD}, matrix{kD, kN};

@@ -241,6 +241,7 @@ TEST_CASE("#827: gradients of scan, convolution and mamba3 are the same bits in 
 }
 
 TEST_CASE("#1015, #1033-#1038: scan and convolution reach rows beyond 2^31 elements") {
+  // Seen to fail with the place of a token in 32 bits, in the rows of the scan and in those of the convolution.
   // Tokens 2^31 values apart, in address space that is never touched in between: 32 bits with a sign end at the
   // second token, and without one the third has the place of the first.
   constexpr int64_t kStride = int64_t{1} << 31;
@@ -381,6 +382,7 @@ TEST_CASE("MIMO: lengths that the chunk does not divide read nothing behind the 
   }
 }
 
+// Reported is an error for them: were it here, the calls would throw.
 TEST_CASE("channel counts and strides that 8 does not divide are taken by scan and convolution") {
   for (const int D : {1, 3, 7, 9, 13}) {
     CAPTURE(D);

@@ -151,7 +151,9 @@ TEST_CASE("steps with indices into a pool of states") {
     return mx::scatter(pool, index, mx::reshape(rows, one), 0);
   };
   for (const auto dtype : {mx::float32, mx::bfloat16}) {
-    const auto draw = [&](mx::Shape shape, uint64_t seed) { return mx::astype(normal(shape, seed), dtype); };
+    const auto draw = [&](const mx::Shape& shape, uint64_t seed) {
+      return mx::astype(normal(shape, seed), dtype);
+    };
     const auto pool = mx::astype(normal({20, 6, 5, 16}, 1), mx::float32);
     const auto x = draw({7, 6, 5}, 2), dt = draw({7, 6}, 3), B = draw({7, 2, 16}, 5), C = draw({7, 2, 16}, 6);
     const auto A = mx::astype(uniform({6}, 4, -2, -0.5), mx::float32);

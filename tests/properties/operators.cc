@@ -1,6 +1,7 @@
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/mamba3/mamba3.h"
+#include "aspis/ops/pscan/pscan.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 #include "aspis/ops/ssd/ssd.h"
 #include "tests/properties/recurrent.h"
@@ -11,7 +12,7 @@ namespace {
 using States = std::vector<mx::array>;
 using Bounds = std::vector<int32_t>;
 
-mx::array zeros(mx::Shape shape) { return mx::zeros(std::move(shape), mx::float32); }
+mx::array zeros(const mx::Shape& shape) { return mx::zeros(shape, mx::float32); }
 
 void fill(Named& in, const std::string& name, double value) {
   auto& a = in.at(name);
@@ -207,10 +208,35 @@ Recurrent mamba3_of_rank(int rank, int chunk) {
   return r;
 }
 
+Recurrent elementwise() {
+  constexpr int kD = 5, kN = 3;
+  Recurrent r;
+  r.name = "pscan";
+  r.token_inputs = {"A", "X"};
+  r.linear_in = {"X"};
+  r.linear_state = {0};
+  r.draw = [](const Dims& d, Rng& rng) -> Named {
+    return {{"A", negative_uniform(rng, {d.batch, d.length, kD, kN}, -0.95, 0.95)},
+            {"X", normal(rng, {d.batch, d.length, kD, kN})}};
+  };
+  r.zero_state = [](int batch) { return std::vector{zeros({batch, kD, kN})}; };
+  r.run = [](const Named& in, const States& state) -> Result {
+    const auto H = pscan(in.at("A"), in.at("X"), state[0]);
+    const int L = H.shape(1);
+    return {H, {mx::squeeze(mx::slice(H, {0, L - 1, 0, 0}, {H.shape(0), L, kD, kN}), 1)}};
+  };
+  r.exchanges = {{"columns", kD, kD, {{"A", 2}, {"X", 2}}, {1}, 2}};
+  r.no_step = [](Named& in) { fill(in, "A", 1), fill(in, "X", 0); };
+  r.skip = [](const Named& in) { return in.at("X"); };
+  r.forget = [](Named& in) { fill(in, "A", 0); };
+  return r;
+}
+
 }  // namespace
 
 std::vector<Recurrent> recurrent_operators() {
-  return {scan(), conv(false), conv(true), mamba2(0), mamba2(8), mamba3_of_rank(1, 8), mamba3_of_rank(2, 0)};
+  return {scan(),    conv(false),          conv(true),           mamba2(0),
+          mamba2(8), mamba3_of_rank(1, 8), mamba3_of_rank(2, 0), elementwise()};
 }
 
 }  // namespace aspis::properties

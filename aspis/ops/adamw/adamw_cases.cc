@@ -70,12 +70,17 @@ harness::OpInstance make_instance(const AdamWCase& c) {
 }  // namespace
 
 harness::OpEntry adamw_entry() {
-  return {
-      "adamw", "AdamW step over all parameters, with clipping and guard", {"cpu", "composed"}, false, false, [] {
-        std::vector<harness::OpInstance> instances;
-        for (const AdamWCase& c : kAdamWCases) instances.push_back(make_instance(c));
-        return instances;
-      }};
+  return {"adamw",
+          "AdamW step over all parameters, with clipping and guard",
+          {"cpu", "composed"},
+          false,
+          false,
+          [] {
+            std::vector<harness::OpInstance> instances;
+            for (const AdamWCase& c : kAdamWCases) instances.push_back(make_instance(c));
+            return instances;
+          },
+          false};  // parameters and moments are masters in float32
 }
 
 }  // namespace aspis

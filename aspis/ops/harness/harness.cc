@@ -144,7 +144,7 @@ class Checker {
     weights_ = loss_weights(c_, reference_, options_.seed, true);
     check_values();
     if (entry_.has_gradient && result_.passed) check_gradients();
-    if (options_.half && result_.passed) {
+    if (options_.half && entry_.half && result_.passed) {
       check_half(mx::bfloat16, 0x1p-8, "bfloat16", result_.bfloat16);
       check_half(mx::float16, 0x1p-11, "float16", result_.float16);
     }

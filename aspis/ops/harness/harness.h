@@ -32,6 +32,7 @@ struct OpEntry {
   bool has_gradient = true;
   bool has_step = false;
   std::function<std::vector<OpInstance>()> instances;
+  bool half = true;  ///< takes bfloat16 and float16, arithmetic being in float32
 };
 
 struct CheckOptions {

@@ -118,6 +118,7 @@ TEST_CASE("a sequence cut anywhere, with its state carried on, gives the same as
   }
 }
 
+// Reported is an error of shapes in the forward pass with a cache: were it here, the step would throw.
 TEST_CASE("single steps are the whole; a step takes {B, ..} inputs (#1014, #1022)") {
   for (const int rank : {1, 3}) {
     Problem p = make_problem(3, 9, 2, 5, rank, 2, 6, 3);
@@ -233,7 +234,7 @@ TEST_CASE("#962: both activations of A, and no gradient where the floor holds") 
 
 TEST_CASE("#1024: head dimensions that no vector divides, values beside the output untouched") {
   // Everything that the kernels write lies between guards. Upstream's step wrote whole tiles of 64 channels, into
-  // the weights behind. Seen to fail with a store of a whole vector at the end of a row.
+  // the weights behind. Seen to fail with the store of a whole vector at the end of a row of the combined ranks.
   static constexpr double kGuard = -12345;
   static constexpr int64_t kAround = 128;
   struct Guarded {

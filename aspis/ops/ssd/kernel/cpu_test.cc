@@ -245,6 +245,7 @@ TEST_CASE("a NaN or infinity reaches only what comes after it in its sequence") 
 }
 
 TEST_CASE("#880, #884: offsets beyond 2^31 elements") {
+  // Seen to fail with the place of a token in 32 bits.
   // Tokens 2^31 values apart in address space that is never touched in between: 32 bits with a sign end at the
   // second token, and without one the third has the place of the first.
   constexpr int64_t kStride = int64_t{1} << 31, kTokens = 4, kWidth = 6;
