@@ -67,7 +67,7 @@ void add_classify(CLI::App& app, Context& context) {
                              "find . -name '*.jpg' | aspis classify - --model runs/first --json"},
                             [o, &context] { run(context, *o); });
   c->add_option("paths", o->paths, "Pictures (PNG, JPEG), folders, or - for a list of files on stdin")->required();
-  add_option(c, "--model", o->model, "Run folder or checkpoint folder")->required();
+  add_option(c, "--model", o->model, "Run, checkpoint or model folder, weight file, or name in the hub's cache")->required();
   add_option(c, "--top", o->top, "Classes shown of each picture")->check(CLI::Range(1, 100000));
   add_option(c, "--batch", o->batch, "Pictures worked on at a time")->check(CLI::Range(1, 65536));
   add_option(c, "--on-bad-sample", o->on_bad_sample, "A file that is no picture: error or skip");

@@ -156,7 +156,7 @@ void add_eval(CLI::App& app, Context& context) {
                             {"aspis eval --model runs/first", "aspis eval --model runs/first --split train --confusion --json",
                              "aspis eval --model mamba_vision.pth --data folder:imagenet/val"},
                             [o, &context] { run(context, *o); });
-  add_option(c, "--model", o->model, "Run folder or checkpoint folder")->required();
+  add_option(c, "--model", o->model, "Run, checkpoint or model folder, weight file, or name in the hub's cache")->required();
   add_option(c, "--data", o->data, "Data set, its classes all or some of the model's; default: the one of training");
   add_option(c, "--data-dir", o->data_dir, "Folder that holds data sets by name");
   add_option(c, "--split", o->split, "train, val or test; default: val if there is one, else test; of another set test, val, or all");

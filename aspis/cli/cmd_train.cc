@@ -23,6 +23,7 @@ void add_options(CLI::App* c, Options& o) {
   using CLI::Option;
   const auto group = [](Option* option, const char* name) { option->group(name); };
   group(add_option(c, "--model", t.model, "Model to train; 'aspis model list' shows them"), "Model and data");
+  group(add_option(c, "--from", t.from, "Begin with these weights: a weight file, a run or model folder, or a name in the hub's cache"), "Model and data");
   group(add_option(c, "--set", t.model_set, "Change the model's config: key=value, repeatable"), "Model and data");
   group(add_option(c, "--data", t.data, "fashion-mnist, mnist, shapes, folder:PATH, idx:PATH or hippocampus:PATH"), "Model and data");
   group(add_option(c, "--data-dir", t.data_dir, "Folder that holds data sets by name"), "Model and data");

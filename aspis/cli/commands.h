@@ -13,6 +13,7 @@ void add_embed(CLI::App& app, Context& context);
 void add_features(CLI::App& app, Context& context);
 void add_explain(CLI::App& app, Context& context);
 void add_compare_models(CLI::App& app, Context& context);
+void add_convert(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
 void add_data(CLI::App& app, Context& context);
 void add_bench(CLI::App& app, Context& context);

@@ -181,6 +181,7 @@ int run(int argc, char** argv) {
   add_features(app, context);
   add_explain(app, context);
   add_compare_models(app, context);
+  add_convert(app, context);
   add_model(app, context);
   add_data(app, context);
   add_bench(app, context);

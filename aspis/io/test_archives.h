@@ -10,7 +10,7 @@ namespace aspis::test {
 
 inline std::string little(uint64_t value, int size) {
   std::string s;
-  for (int i = 0; i < size; i++) s += static_cast<char>(value >> (8 * i));
+  for (int i = 0; i < size; i++, value >>= 8) s += static_cast<char>(value);
   return s;
 }
 

@@ -31,13 +31,40 @@ PublishedWeights mambavision(const char* model, const char* place, double crop_p
   return w;
 }
 
-PublishedWeights vim(const char* model, const char* place, double top1) {
+PublishedWeights of(const char* model, const char* place, const char* licence, const char* source, double top1) {
   PublishedWeights w;
   w.model = model;
   w.weights = place;
-  w.licence = "Apache-2.0 (of the repository)";
+  w.licence = licence;
+  w.source = source;
   w.top1 = top1;
-  w.source = "hustvl/Vim, README (arXiv 2401.09417)";
+  return w;
+}
+
+PublishedWeights vim(const char* model, const char* place, double top1) {
+  return of(model, place, "Apache-2.0 (of the repository)", "hustvl/Vim, README (arXiv 2401.09417)", top1);
+}
+
+PublishedWeights vmamba(const char* model, double top1) {
+  return of(model, "github.com/MzeroMiko/VMamba, releases", "MIT (of the repository)",
+            "MzeroMiko/VMamba, README (arXiv 2401.10166)", top1);
+}
+
+// What timm publishes under these names; the figures are in its own tables.
+PublishedWeights timm(const char* model, const char* place, const char* licence = "Apache-2.0") {
+  return of(model, place, licence, "", 0);
+}
+
+PublishedWeights timm_vit(const char* model, const char* place) {
+  PublishedWeights w = timm(model, place);
+  w.crop_pct = 0.9;
+  w.mean = w.std = {0.5, 0.5, 0.5};
+  return w;
+}
+
+PublishedWeights timm_resnet(const char* model, const char* place) {
+  PublishedWeights w = timm(model, place, "BSD-3-Clause");
+  w.interpolation = "bilinear";
   return w;
 }
 
@@ -90,6 +117,16 @@ const PublishedWeights* published_weights(std::string_view model) {
       vim("vim_small_patch16_224", "hustvl/Vim-small-midclstok", 80.5),
       vim("vim_small_patch16_stride8_224", "hustvl/Vim-small-midclstok", 81.6),
       vim("vim_base_patch16_224", "hustvl/Vim-base-midclstok", 81.9),
+      vmamba("vmamba_tiny_s1l8", 82.6),
+      vmamba("vmamba_small_s2l15", 83.6),
+      vmamba("vmamba_base_s2l15", 83.9),
+      timm_vit("vit_tiny_patch16_224", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
+      timm_vit("vit_small_patch16_224", "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
+      timm_vit("vit_base_patch16_224", "timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
+      timm("convnext_tiny", "timm/convnext_tiny.fb_in1k"),
+      timm("convnext_small", "timm/convnext_small.fb_in1k"),
+      timm("convnext_base", "timm/convnext_base.fb_in1k"),
+      timm_resnet("resnet50", "timm/resnet50.tv_in1k"),
   };
   const auto at = std::find_if(list.begin(), list.end(), [&](const auto& w) { return w.model == model; });
   return at == list.end() ? nullptr : &*at;
@@ -162,6 +199,24 @@ fs::path weights_in_folder(const fs::path& folder) {
   fail(folder, "a model folder must hold model.safetensors or one weight file",
        files.empty() ? "none" : fmt::format("{} of them", files.size()),
        files.empty() ? "the folder of 'aspis convert', or a weight file" : "one of the files");
+}
+
+Overrides overrides_for_weights(const ModelEntry& entry, const fs::path& path, const WeightFile& file) {
+  Overrides all = published_overrides(entry, file);
+  const std::string config = config_of(path);
+  if (config.empty() || foreign(config)) return all;
+  ConfigReader reader(config, (path / "config.json").string());
+  for (auto& [key, value] : all) {
+    if (!reader.has(key)) continue;
+    if (key == "compat") {
+      bool flag = false;
+      reader.flag(key, flag);
+      value = flag ? "true" : "false";
+    } else {
+      reader.text(key, value);
+    }
+  }
+  return all;
 }
 
 Pretrained open_pretrained(const fs::path& path, const std::string& name, const Overrides& overrides,

@@ -60,6 +60,11 @@ struct Pretrained {
   std::string preprocessor;  ///< preprocessor_config.json of the folder, "" if there is none
 };
 
+/// The overrides that a fine-tuned copy of these weights needs: those of the config.json
+/// beside them if it is ours, else `published_overrides`.
+Overrides overrides_for_weights(const ModelEntry& entry, const std::filesystem::path& path,
+                                const WeightFile& file);
+
 /// Opens a weight file or a model folder. Which model it is says, in this order:
 /// `name` with `overrides`, config.json of the folder, the shapes of the tensors.
 /// Throws Error(kModel) if it is none or several.

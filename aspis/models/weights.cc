@@ -144,14 +144,6 @@ class Matcher {
       }
       take(name, *at->second, loaded);
     }
-    const auto adaptable = [&](const std::vector<std::string>& names, size_t skip) {
-      return std::all_of(names.begin(), names.end(), [&](const std::string& n) {
-        const std::string_view name = std::string_view(n).substr(std::min(skip, n.size()));
-        return name.starts_with(family_.classifier) || name.starts_with("pos_embed");
-      });
-    };
-    report_.adaptable = adaptable(report_.missing, 0) && adaptable(report_.extra, place.prefix.size()) &&
-                        adaptable(report_.misshapen, 0);
     return std::move(report_);
   }
 
@@ -304,6 +296,19 @@ class Matcher {
       keep(name, at->second, fmt::format("the file has {}, the model {}", shown(t.shape), shown(want)), loaded);
       return true;
     }
+    // The first convolution over other channels: their sum for one, else repeated with the same weight in all.
+    const int64_t channels = model_.input_shape().back();
+    if (t.shape.size() >= 4 && t.shape.size() == want.size() && want.back() == channels) {
+      const int64_t given = report_.channels_first ? t.shape[1] : t.shape.back();
+      Shape changed = want;
+      changed.back() = given;
+      if (given > 0 && t.shape == (report_.channels_first ? first_form(changed) : changed)) {
+        report_.adapted.push_back(fmt::format("{} is adapted from {} to {} channels", name, given, channels));
+        report_.fitting++;
+        if (loaded) loaded->emplace_back(name, with_channels(value_of(t, report_.channels_first), channels));
+        return true;
+      }
+    }
     if (name != "pos_embed" || t.shape.size() != 3 || t.shape[0] != 1 || t.shape[2] != want[2]) return false;
     const size_t axes = model_.input_shape().size() - 1;
     const int64_t from = side(t.shape[1] - family_.tokens, axes), to = side(want[1] - family_.tokens, axes);
@@ -313,6 +318,18 @@ class Matcher {
     report_.fitting++;
     if (loaded) loaded->emplace_back(name, resized(value_of(t, false), Shape(axes, from), Shape(axes, to)));
     return true;
+  }
+
+  /// As timm does it: the response to equal channels stays.
+  static mx::array with_channels(const mx::array& weight, int64_t channels) {
+    const int axis = static_cast<int>(weight.ndim()) - 1;
+    if (channels == 1) return mx::sum(weight, axis, true);
+    const int64_t given = weight.shape(-1);
+    const std::vector<mx::array> copies(static_cast<size_t>((channels + given - 1) / given), weight);
+    auto start = mx::Shape(weight.ndim(), 0), stop = weight.shape();
+    stop.back() = static_cast<mx::ShapeElem>(channels);
+    return mx::slice(mx::concatenate(copies, axis), start, stop) *
+           mx::array(static_cast<float>(given) / static_cast<float>(channels));
   }
 
   /// n as side^axes, or 0.
@@ -377,7 +394,7 @@ std::string WeightReport::hint() const {
   if (complete()) return "";
   if (fitting == 0) return "aspis model check FILE, which says whose weights these are";
   if (adaptable) {
-    return "--adapt, which interpolates the table of positions and keeps the model's own classifier";
+    return "--adapt, which changes positions, first channels and classifier to those of the model";
   }
   if (misshapen.size() > 3 || fitting * 2 < expected) {
     return "aspis model check FILE, which says which model they fit; --partial takes what fits";
@@ -405,7 +422,12 @@ std::string WeightReport::text() const {
 }
 
 WeightReport match_weights(const ImageModel& model, const WeightFile& file, const WeightOptions& options) {
-  return Matcher(model, file, options).run(nullptr);
+  WeightReport report = Matcher(model, file, options).run(nullptr);
+  if (report.complete() || options.adapt) return report;
+  WeightOptions adapting = options;
+  adapting.adapt = true;
+  report.adaptable = report.fitting > 0 && Matcher(model, file, adapting).run(nullptr).complete();
+  return report;
 }
 
 WeightReport load_weights(ImageModel& model, const WeightFile& file, const WeightOptions& options) {

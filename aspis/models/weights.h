@@ -11,8 +11,10 @@ namespace aspis {
 /// How strictly weights must fit. By default every tensor of the model must be in
 /// the file with its shape, and nothing else.
 struct WeightOptions {
-  bool ema = false;      ///< take the running average of the weights that the file holds beside them
-  bool adapt = false;    ///< resize position tables; keep the model's own classifier if the classes differ
+  bool ema = false;  ///< take the running average of the weights that the file holds beside them
+  /// Resize position tables, change the channels of the first convolution, and keep
+  /// the model's own classifier if the classes differ.
+  bool adapt = false;
   bool partial = false;  ///< take what fits and leave the rest
 };
 
@@ -29,7 +31,7 @@ struct WeightReport {
   std::vector<std::string> extra;      ///< names in the file
   std::vector<std::string> misshapen;  ///< "head.weight is {10, 640}, not {1000, 640}"
   std::vector<std::string> adapted;    ///< what `adapt` did, as sentences
-  bool adaptable = false;              ///< what does not fit is classifier and positions alone
+  bool adaptable = false;              ///< with `adapt` nothing would be wrong
   std::vector<std::string> unused;     ///< names in the file that no model needs: counters, other copies
 
   bool complete() const { return missing.empty() && extra.empty() && misshapen.empty(); }

@@ -13,6 +13,7 @@
 #include "aspis/io/array_io.h"
 #include "aspis/io/checkpoint.h"
 #include "aspis/io/config_json.h"
+#include "aspis/models/pretrained.h"
 #include "aspis/models/registry.h"
 #include "aspis/nn/init.h"
 #include "aspis/ops/common/profile.h"
@@ -93,28 +94,93 @@ Preprocessing Preprocessing::from_json(std::string_view text, const std::string&
   return p;
 }
 
-Classifier load_classifier(const std::filesystem::path& folder) {
-  namespace fs = std::filesystem;
-  std::error_code ec;
-  if (!fs::is_directory(folder, ec)) {
-    throw Error(ErrorKind::kModel, {.where = folder.string(),
-                                    .required = "a run folder or a checkpoint folder is needed",
-                                    .got = fs::exists(folder, ec) ? "a file" : "nothing there",
-                                    .hint = "aspis train --out " + folder.string()});
+Preprocessing published_preprocessing(const ImageModel& model, const std::string& model_name) {
+  static const PublishedWeights other;
+  const PublishedWeights* known = published_weights(model_name);
+  if (!known) known = &other;
+  Preprocessing p;
+  const auto shape = model.input_shape();
+  p.width = static_cast<int>(shape[shape.size() - 2]);
+  p.channels = static_cast<int>(shape.back());
+  // The slices of a volume lie below one another.
+  p.height = 1;
+  for (size_t i = 0; i + 2 < shape.size(); i++) p.height *= static_cast<int>(shape[i]);
+  const auto channels = static_cast<size_t>(p.channels);
+  p.mean.assign(known->mean.begin(), known->mean.end());
+  p.std.assign(known->std.begin(), known->std.end());
+  if (channels != p.mean.size()) {
+    // Of one channel the middle of the three, of others one half.
+    p.mean.assign(channels, channels == 1 ? p.mean[1] : 0.5f);
+    p.std.assign(channels, channels == 1 ? p.std[1] : 0.5f);
   }
-  fs::path from = folder;
+  p.crop_pct = known->crop_pct;
+  p.crop_mode = known->crop_mode;
+  p.interpolation = known->interpolation;
+  p.classes = imagenet_classes();
+  if (model.num_classes() != static_cast<int64_t>(p.classes.size())) {
+    p.classes.clear();
+    for (int64_t i = 0; i < model.num_classes(); i++) p.classes.push_back(std::to_string(i));
+  }
+  return p;
+}
+
+namespace {
+
+Classifier load_published(const std::filesystem::path& path) {
+  Pretrained p = open_pretrained(path);
+  Classifier c;
+  c.model_name = p.name.empty() ? p.model->model_type() : p.name;
+  c.preprocessing = published_preprocessing(*p.model, p.name);
+  // A preprocessor_config.json of the Transformers library has other words and no classes.
+  if (p.preprocessor.find("\"classes\"") != std::string::npos) {
+    c.preprocessing = Preprocessing::from_json(p.preprocessor, (path / "preprocessor_config.json").string());
+  }
+  c.model = std::move(p.model);
+  c.folder = p.file;
+  return c;
+}
+
+void require_classes(const Classifier& c, const std::string& where) {
+  if (c.model->num_classes() == static_cast<int64_t>(c.preprocessing.classes.size())) return;
+  throw Error(ErrorKind::kModel, {.where = where,
+                                  .required = fmt::format("the model has {} classes", c.model->num_classes()),
+                                  .got = fmt::format("{} class names", c.preprocessing.classes.size())});
+}
+
+}  // namespace
+
+std::filesystem::path checkpoint_in(const std::filesystem::path& path) {
   for (const char* name : {"best", "last"}) {
-    if (checkpoint_exists(folder / "checkpoints" / name)) {
-      from = folder / "checkpoints" / name;
-      break;
+    if (checkpoint_exists(path / "checkpoints" / name)) return path / "checkpoints" / name;
+  }
+  return path;
+}
+
+bool is_run_or_checkpoint(const std::filesystem::path& path) {
+  const std::filesystem::path from = checkpoint_in(path);
+  // A model folder has the files of a checkpoint but no manifest.
+  std::error_code ec;
+  return from != path || std::filesystem::exists(from / "manifest.json", ec) ||
+         (!std::filesystem::exists(from, ec) && checkpoint_exists(from));
+}
+
+Classifier load_classifier(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  if (!is_run_or_checkpoint(path)) {
+    const fs::path place = find_model_files(path.string());
+    std::error_code ec;
+    if (fs::is_directory(place, ec) && fs::is_empty(place, ec)) {
+      throw Error(ErrorKind::kModel,
+                  {.where = place.string(),
+                   .required = "a checkpoint with a manifest.json, or a model folder with model.safetensors, is needed",
+                   .got = "an empty folder",
+                   .hint = "the run folder of 'aspis train', or the folder of 'aspis convert'"});
     }
+    Classifier c = load_published(place);
+    require_classes(c, place.string());
+    return c;
   }
-  if (!checkpoint_exists(from)) {
-    throw Error(ErrorKind::kModel, {.where = folder.string(),
-                                    .required = "a checkpoint with a manifest.json is needed",
-                                    .got = "a folder without one",
-                                    .hint = "the run folder of 'aspis train', or its checkpoints/best"});
-  }
+  const fs::path from = checkpoint_in(path);
   const Checkpoint checkpoint = load_checkpoint(from);
   const std::string where = checkpoint.folder.string() + "/";
   Classifier c;
@@ -126,11 +192,7 @@ Classifier load_classifier(const std::filesystem::path& folder) {
   c.model->eval();
   c.preprocessing =
       Preprocessing::from_json(checkpoint.file("preprocessor_config.json"), where + "preprocessor_config.json");
-  if (c.model->num_classes() != static_cast<int64_t>(c.preprocessing.classes.size())) {
-    throw Error(ErrorKind::kModel, {.where = where + "preprocessor_config.json",
-                                    .required = fmt::format("the model has {} classes", c.model->num_classes()),
-                                    .got = fmt::format("{} class names", c.preprocessing.classes.size())});
-  }
+  require_classes(c, where + "preprocessor_config.json");
   c.model_name = checkpoint.manifest.model;
   c.folder = checkpoint.folder;
   c.step = checkpoint.manifest.step;

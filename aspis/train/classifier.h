@@ -43,9 +43,19 @@ struct Classifier {
   int64_t step = 0;
 };
 
-/// Loads a classifier from a run folder (its best checkpoint, else the last), or
-/// from a checkpoint folder. Throws Error(kModel) naming the file for whatever
-/// is missing or damaged.
+/// What pictures go through before a published model: its published settings, else
+/// those of ImageNet; the classes are ImageNet's if there are 1000, else numbers.
+Preprocessing published_preprocessing(const ImageModel& model, const std::string& model_name);
+
+/// The best checkpoint of a run folder, else its last one; another path as it is.
+std::filesystem::path checkpoint_in(const std::filesystem::path& path);
+/// True if `path` is a run folder or a checkpoint folder of `aspis train`.
+bool is_run_or_checkpoint(const std::filesystem::path& path);
+
+/// Loads a classifier from a run folder (its best checkpoint, else the last), a
+/// checkpoint folder, a model folder, a weight file, or the name of a model in the
+/// hub's cache (find_model_files, open_pretrained). Throws Error(kModel) naming the
+/// file for whatever is missing or damaged.
 Classifier load_classifier(const std::filesystem::path& folder);
 
 /// One picture with what the model says of it.

@@ -13,6 +13,7 @@ struct TrainOptions {
   // What is trained on what.
   std::string model = "vision_mamba_fmnist";
   std::vector<std::string> model_set;  ///< changes of the model's config, "key=value"
+  std::string from;                    ///< weights to begin with: a file, a folder, a run, a name in the hub's cache
   std::string data = "fashion-mnist";
   std::string data_dir;        ///< where data sets are looked for first
   double val_fraction = -1;    ///< share of the training split kept for evaluation; negative: the set's own split

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "aspis/base/clock.h"
 #include "aspis/base/cpu.h"
@@ -16,11 +17,13 @@
 #include "aspis/io/array_io.h"
 #include "aspis/io/checkpoint.h"
 #include "aspis/io/config_json.h"
+#include "aspis/models/pretrained.h"
 #include "aspis/models/registry.h"
 #include "aspis/nn/drop_path.h"
 #include "aspis/ops/common/profile.h"
 #include "aspis/ops/cross_entropy/cross_entropy.h"
 #include "aspis/report/sinks.h"
+#include "aspis/train/classifier.h"
 #include "aspis/train/optimizer.h"
 #include "aspis/train/run_folder.h"
 #include "aspis/train/run_report.h"
@@ -151,6 +154,25 @@ Overrides model_overrides(const TrainOptions& o, const data::Dataset& data) {
   return overrides;
 }
 
+/// Weights that a run begins with.
+struct StartWeights {
+  WeightFile file;
+  Overrides overrides;  ///< that the model needs to compute what they were trained for
+};
+
+StartWeights open_start(const std::string& from, const std::string& model) {
+  if (is_run_or_checkpoint(from)) {
+    const Checkpoint c = load_checkpoint(checkpoint_in(from));
+    const std::string where = (c.folder / "model.safetensors").string();
+    return {WeightFile::parse(c.file("model.safetensors"), where), {}};
+  }
+  const fs::path path = find_model_files(from);
+  std::error_code ec;
+  WeightFile file = WeightFile::open(fs::is_directory(path, ec) ? weights_in_folder(path) : path);
+  Overrides overrides = overrides_for_weights(find_model(model), path, file);
+  return {std::move(file), std::move(overrides)};
+}
+
 class Trainer {
  public:
   Trainer(const TrainOptions& options, const TrainContext& context) : o_(options), context_(context) {}
@@ -186,8 +208,21 @@ class Trainer {
   }
 
   void build_model() {
-    const Overrides overrides = model_overrides(o_, *train_set_);
+    Overrides overrides = model_overrides(o_, *train_set_);
+    // A run that goes on has its weights in its own folder.
+    const std::optional<StartWeights> start =
+        o_.from.empty() || !o_.resume.empty() ? std::nullopt : std::optional(open_start(o_.from, o_.model));
+    if (start) {
+      for (const auto& [key, value] : start->overrides) {
+        if (!is_set(o_, key)) overrides.emplace_back(key, value);
+      }
+    }
     model_ = make_model(o_.model, overrides, o_.seed);
+    if (start) {
+      const WeightReport report = load_weights(*model_, start->file, {.adapt = true});
+      notes_ = report.adapted;
+      notes_.insert(notes_.begin(), fmt::format("weights of {}: {} of {} tensors", report.file, report.fitting, report.expected));
+    }
     const auto shape = model_->input_shape();
     const bool volumes = train_set_->geometry().slices > 1;
     require(shape.size() == (volumes ? 4 : 3), [&] {
@@ -205,6 +240,12 @@ class Trainer {
     const auto stats = data::channel_stats(*train_set_, plain, o_.loader_threads, skip);
     t.mean = stats.mean;
     t.std = stats.std;
+    // Published weights know pictures on the scale they were trained on.
+    const PublishedWeights* known = start ? published_weights(o_.model) : nullptr;
+    if (known && known->mean.size() == t.mean.size()) {
+      t.mean.assign(known->mean.begin(), known->mean.end());
+      t.std.assign(known->std.begin(), known->std.end());
+    }
     preprocessing_ = {t.height, t.width,         t.channels, t.mean, t.std, train_set_->classes(),
                       o_.data,  o_.val_fraction, o_.seed,    1,      "center", "bicubic"};
     t.crop_padding = o_.crop_padding;
@@ -260,6 +301,7 @@ class Trainer {
     AppendFile(folder_->file("command.txt")).write(context_.command + "\n");
     sinks_ = report::run_folder_sinks(folder_->path());
     sinks_->begin({resume, at_.step});
+    for (const std::string& note : notes_) say(note);
     say(fmt::format("{} {}: {} parameters, {} training and {} evaluation images, {} steps of {} images",
                     resume ? "resuming" : "training", o_.model, model_->parameter_count(), train_set_->size(),
                     eval_set_->size(), total_steps_, o_.batch));
@@ -593,6 +635,7 @@ class Trainer {
   const TrainContext& context_;
   data::DatasetPtr train_set_, eval_set_;
   Preprocessing preprocessing_;
+  std::vector<std::string> notes_;  // of the weights it began with, for the log
   std::unique_ptr<ImageModel> model_;
   std::unique_ptr<data::Loader> train_loader_, eval_loader_;
   std::unique_ptr<Optimizer> optimizer_;
