@@ -1,21 +1,21 @@
 // What the upstream test suites check: their grids of shapes and options
 // (operators.md 7.1), which are cases of the operators (`kGrid` in
 // aspis/ops/*/cases.h) and run in `aspis ops --check --full` too. Float32 results are
-// held against a double oracle within 2e-6 and gradients within 3e-5 (mamba3:
-// 1e-5 and 1e-4, see there), where upstream allows 6e-4 to 10 %; the float64
-// gradients behind that against a derivative of the oracle.
+// held against a double oracle within 2e-6 (5e-6 for the scan) and gradients within
+// 3e-5 (mamba3: 1e-5 and 1e-4, see there), where upstream allows 6e-4 to 10 %; the
+// float64 gradients behind that against a derivative of the oracle.
 
 #include <algorithm>
+#include <set>
 
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d_cases.h"
-#include "aspis/ops/cross_scan/cross_scan_cases.h"
 #include "aspis/ops/gated_norm/gated_norm.h"
 #include "aspis/ops/gated_norm/gated_norm_cases.h"
 #include "aspis/ops/harness/harness_doctest.h"
 #include "aspis/ops/mamba3/mamba3.h"
 #include "aspis/ops/mamba3/mamba3_cases.h"
-#include "aspis/ops/pscan/pscan_cases.h"
+#include "aspis/ops/registry/registry.h"
 #include "aspis/ops/selective_scan/pairs.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 #include "aspis/ops/selective_scan/selective_scan_cases.h"
@@ -82,10 +82,20 @@ TEST_CASE("causal_conv1d_step: the state is shifted bit for bit") {
 }
 
 TEST_CASE("float16 and bfloat16: values and gradients against the oracle on the rounded inputs") {
-  // Upstream allows 3e-3 to 5e-2; operators.md 7.2 at most 2e-2. What is lost here is the rounding of a result.
-  for (const auto& entry :
-       {selective_scan_entry(), ssd_entry(), mamba3_entry(), causal_conv1d_entry(), rmsnorm_gated_entry(),
-        layer_norm_gated_entry(), pscan_entry(), cross_scan_entry(), cross_merge_entry()}) {
+  // Upstream allows 3e-3 to 5e-2; operators.md 7.2 at most 2e-2, and twice the rounding of a result and 1e-3,
+  // which is what all operators are held to but those whose arrays are masters in float32. The operators of Mamba
+  // lose the rounding of a result and no more.
+  const std::set<std::string> of_mamba{"selective_scan", "ssd",           "mamba3",           "pscan",
+                                       "causal_conv1d",  "rmsnorm_gated", "layer_norm_gated", "cross_scan",
+                                       "cross_merge"};
+  size_t mamba = 0;
+  int operators = 0;
+  for (const auto& entry : op_registry()) {
+    if (!entry.half) {
+      CHECK(entry.name == "adamw");
+      continue;
+    }
+    operators++;
     int checked = 0;
     for (const auto& instance : entry.instances()) {
       if (!(instance.plain.uses & harness::kCheck) || (instance.plain.uses & harness::kFull)) continue;
@@ -93,11 +103,19 @@ TEST_CASE("float16 and bfloat16: values and gradients against the oracle on the 
           entry, instance, {.finite_differences = false, .threads = false, .layouts = false, .half = true});
       CHECK_MESSAGE(r.passed, entry.name, " ", r.case_name, ": ", r.message);
       CHECK(r.bfloat16.forward >= 0);
-      CHECK(r.float16.gradient >= 0);
+      if (entry.has_gradient) CHECK(r.float16.gradient >= 0);
       checked++;
+      if (of_mamba.count(entry.name) == 0) continue;
+      for (const auto& [errors, roundoff] : {std::pair(r.bfloat16, 0x1p-8), std::pair(r.float16, 0x1p-11)}) {
+        CHECK(errors.forward < roundoff + 1e-5);
+        CHECK(errors.gradient < roundoff + 1e-4);
+      }
     }
-    CHECK(checked >= 3);
+    mamba += of_mamba.count(entry.name);
+    CHECK(checked >= 2);
   }
+  CHECK(operators >= 27);
+  CHECK(mamba == of_mamba.size());
 }
 
 TEST_CASE("mamba_inner: convolution, projections and scan of a block, real and complex, with gradients") {

@@ -107,7 +107,8 @@ MachineBounds measure() {
   std::vector<float> x(kExpCount);
   for (int64_t i = 0; i < kExpCount; i++) x[i] = -static_cast<float>(i % 97) * 0.11f;
   const auto exps = &HWY_DYNAMIC_DISPATCH(exp_sum);
-  t = best_time(5, [&] { parallel_for(m.threads, [&](int64_t i) { sink[i] = exps(x.data(), kExpCount, kExpRounds); }); });
+  t = best_time(
+      5, [&] { parallel_for(m.threads, [&](int64_t i) { sink[i] = exps(x.data(), kExpCount, kExpRounds); }); });
   m.exps = team * static_cast<double>(kExpCount * kExpRounds) / t;
 
   constexpr int64_t kTriadCount = 16 << 20, kTriadBlock = 1 << 16;

@@ -276,8 +276,9 @@ class Checker {
     expect_below(e, kDirection, "gradients along a direction against the oracle");
   }
 
-  // Arithmetic is in float32, so all that is lost is the rounding of each result to its own type. The oracle and
-  // the float64 gradients see the rounded inputs.
+  // The oracle and the float64 gradients see the rounded inputs. What may be lost is twice the rounding of a
+  // result and 1e-3 (operators.md 7.2): one rounding where arithmetic is in float32 throughout, another for a
+  // value that the forward pass keeps in the type of its input.
   void check_half(mx::Dtype dtype, double roundoff, const std::string& type, Errors& errors) {
     Arrays half, exact;
     Tensors rounded;
@@ -292,7 +293,7 @@ class Checker {
     const Arrays got = evaluate(c_, instance_.op, half, {}).outputs;
     Arrays half_cotangents, exact_cotangents;
     for (size_t k = 0; k < got.size(); k++) {
-      const double limit = c_.tolerance.forward + (got[k].dtype() == dtype ? roundoff : 0);
+      const double limit = got[k].dtype() == dtype ? 2 * roundoff + 1e-3 : c_.tolerance.forward;
       const double e = normalized_error(to_tensor(got[k]), want[k]);
       expect_below(e, limit, type + " forward against the oracle, output " + std::to_string(k));
       errors.forward = std::max(errors.forward, e);
@@ -307,7 +308,7 @@ class Checker {
                  fine = evaluate(c_, instance_.op, exact, exact_cotangents).gradients;
     for (size_t k = 0; k < wanted.size(); k++) {
       const double e = normalized_error(to_tensor(gradients[k]), to_tensor(fine[k]));
-      expect_below(e, c_.tolerance.gradient + roundoff, type + " gradient of " + c_.inputs[wanted[k]].name);
+      expect_below(e, 2 * roundoff + 1e-3, type + " gradient of " + c_.inputs[wanted[k]].name);
       errors.gradient = std::max(errors.gradient, e);
     }
   }

@@ -206,6 +206,9 @@ harness::OpEntry selective_scan_entry() {
               // Sums over D, L and B of terms of both signs: the error of a sum
               // can exceed that of its terms relative to its largest element.
               plain.tolerance.gradient = 3e-5;
+              // Upstream's decays are slow and its sequences long: 1.2e-6 with fused multiply-adds, 3.2e-6 without
+              // (SSE4).
+              if (c.uses & harness::kGrid) plain.tolerance.forward = 5e-6;
               if (has(c, 't')) {
                 instances.push_back({plain, [c, at](const harness::Arrays& in) { return step(c, at, in); }, {}});
                 continue;
