@@ -13,7 +13,7 @@ struct Conv1dCase {
   bool silu = true, bias = true, symmetric = false, reverse = false, order = false;
   bool initial_state = false, final_state = false;
   char packed = ' ';      ///< 'c' by cu_seqlens, 'i' by seq_idx
-  std::string grid = "";  ///< of which upstream test, in front of the name
+  std::string grid = {};  ///< of which upstream test, in front of the name
 };
 
 inline const std::vector<Conv1dCase> kConv1dCases = {

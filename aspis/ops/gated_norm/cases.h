@@ -13,7 +13,7 @@ struct GatedNormCase {
   int group;
   std::string options;
   unsigned uses;
-  std::string grid = "";  ///< of which upstream test, in front of the name
+  std::string grid = {};  ///< of which upstream test, in front of the name
 };
 
 inline const std::vector<GatedNormCase> kRmsnormGatedCases = {

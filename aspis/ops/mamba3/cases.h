@@ -15,7 +15,7 @@ struct Mamba3Case {
   int batch, length, heads, headdim, rank, groups, state, chunk;
   std::string options;
   unsigned uses;
-  std::string grid = "";  ///< of which upstream test, in front of the name
+  std::string grid = {};  ///< of which upstream test, in front of the name
 };
 
 inline const std::vector<Mamba3Case> kMamba3Cases = {

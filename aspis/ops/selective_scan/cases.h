@@ -15,7 +15,7 @@ struct ScanCase {
   int batch, length, channels, state, groups;
   std::string options;
   unsigned uses;
-  std::string grid = "";  ///< of which upstream test, in front of the name
+  std::string grid = {};  ///< of which upstream test, in front of the name
 };
 
 inline const std::vector<ScanCase> kScanCases = {

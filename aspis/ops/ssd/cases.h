@@ -18,7 +18,7 @@ struct SsdCase {
   int batch, length, heads, headdim, groups, state, chunk;
   std::string options;
   unsigned uses;
-  std::string grid = "";  ///< of which upstream test, in front of the name
+  std::string grid = {};  ///< of which upstream test, in front of the name
 };
 
 /// Bounds of 300 packed sequences of 1 to 199 tokens.
