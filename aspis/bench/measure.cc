@@ -175,7 +175,7 @@ Measurement measure_subject(Subject& s, const Passes& passes, double seconds, mx
           {3 * forward.flops, 2 * forward.exps, 3 * weights});
   }
   if (passes.step && dtype == mx::float32) {
-    train::AdamWSettings settings;
+    train::OptimizerSettings settings;
     train::Optimizer optimizer(*s.module, settings);
     // Reads and writes of weight and two moments, and the gradient: 7 values of 4 bytes.
     timed(m.step,

@@ -35,12 +35,15 @@ void add_options(CLI::App* c, Options& o) {
   group(add_option(c, "--max-minutes", t.max_minutes, "Save and stop after so many minutes; 0: no limit"), "Length");
   group(add_option(c, "--patience", t.patience, "Stop after so many epochs without a better one; 0: never"), "Length");
   group(add_option(c, "--batch", t.batch, "Images of one update"), "Optimisation");
-  group(add_option(c, "--lr", t.lr, "Peak learning rate of AdamW"), "Optimisation");
+  group(add_option(c, "--lr", t.lr, "Peak learning rate"), "Optimisation");
   group(add_option(c, "--min-lr-ratio", t.min_lr_ratio, "Learning rate at the end, as a share of the peak"), "Optimisation");
   group(add_option(c, "--warmup", t.warmup, "Share of the steps with rising learning rate"), "Optimisation");
   group(add_option(c, "--weight-decay", t.weight_decay, "Decoupled weight decay (not on norms, biases, A_log, D)"), "Optimisation");
-  group(add_option(c, "--beta1", t.beta1, "AdamW: decay of the first moment"), "Optimisation");
-  group(add_option(c, "--beta2", t.beta2, "AdamW: decay of the second moment"), "Optimisation");
+  group(add_option(c, "--optimizer", t.optimizer, "adamw, sgd, lamb, lion or muon (matrices; AdamW for the rest)"), "Optimisation");
+  group(add_option(c, "--beta1", t.beta1, "Decay of the first moment; momentum of SGD"), "Optimisation");
+  group(add_option(c, "--beta2", t.beta2, "Decay of the second moment (Lion: of the only one)"), "Optimisation");
+  group(add_flag(c, "--nesterov", t.nesterov, "SGD: momentum of Nesterov"), "Optimisation");
+  group(add_option(c, "--ema", t.ema, "Decay of a moving average of the weights, which is evaluated and saved; 0: none"), "Optimisation");
   group(add_option(c, "--clip", t.clip, "Largest global gradient norm; 0: no clipping"), "Optimisation");
   group(add_option(c, "--label-smoothing", t.label_smoothing, "Share of the target spread over all classes"), "Optimisation");
   group(add_option(c, "--crop-padding", t.crop_padding, "Shift training images by up to so many pixels"), "Augmentation");

@@ -11,7 +11,7 @@
 #include "aspis/base/error.h"
 
 using namespace aspis;
-using aspis::train::AdamWSettings;
+using aspis::train::OptimizerSettings;
 using aspis::train::Optimizer;
 
 namespace {
@@ -33,7 +33,7 @@ struct Bowl : Module {
 // The same update for one number, written out.
 struct Scalar {
   double p, m = 0, v = 0;
-  void step(double g, int64_t t, double rate, double decay, const AdamWSettings& s) {
+  void step(double g, int64_t t, double rate, double decay, const OptimizerSettings& s) {
     m = s.beta1 * m + (1 - s.beta1) * g;
     v = s.beta2 * v + (1 - s.beta2) * g * g;
     const auto n = static_cast<double>(t);
@@ -58,7 +58,7 @@ std::vector<mx::array> doubled(const Module& m) {
 
 TEST_CASE("the optimizer follows AdamW with clipping, decays what decays and spares frozen parameters") {
   Bowl bowl;
-  AdamWSettings s;
+  OptimizerSettings s;
   s.weight_decay = 0.1;
   s.clip = 5;  // the first norm is about 8.5, later ones are smaller
   Optimizer optimizer(bowl, s);
@@ -125,6 +125,72 @@ TEST_CASE("an optimizer that is saved and loaded goes on bit by bit") {
   loaded.update(doubled(other), mx::array(1.0f), 0.1);
   CHECK(values(bowl.weight) == values(other.weight));
   CHECK(values(bowl.bias) == values(other.bias));
+}
+
+TEST_CASE("every optimizer goes down the bowl, and goes on bit by bit when it is saved and loaded") {
+  for (const auto kind : {OptimizerKind::kAdamW, OptimizerKind::kSgd, OptimizerKind::kLion, OptimizerKind::kLamb,
+                          OptimizerKind::kMuon}) {
+    for (const double ema : {0.0, 0.9}) {
+      CAPTURE(to_string(kind));
+      CAPTURE(ema);
+      OptimizerSettings s;
+      s.kind = kind;
+      s.ema = ema;
+      s.weight_decay = 0.01;
+      Bowl bowl;
+      Optimizer optimizer(bowl, s);
+      double before = 0, after = 0;
+      for (const float x : values(bowl.weight)) before += static_cast<double>(x) * x;
+      const auto step = [](Bowl& b, Optimizer& o) {
+        auto norm = o.update(doubled(b), mx::array(1.0f), 0.02);
+        auto pending = o.pending();
+        pending.push_back(norm);
+        mx::eval(pending);
+        o.confirm(true);
+      };
+      for (int i = 0; i < 30; i++) step(bowl, optimizer);
+      for (const float x : values(bowl.weight)) after += static_cast<double>(x) * x;
+      CHECK(after < 0.9 * before);
+      // As the trainer does it: the weights of a checkpoint are the averages.
+      const auto raw = values(bowl.weight);
+      optimizer.swap_averages();
+      const NamedArrays weights = bowl.state();
+      optimizer.swap_averages();
+      CHECK(values(bowl.weight) == raw);
+      CHECK((values(weights[0].second) == raw) == (ema == 0));
+      Bowl other;
+      other.load(weights);
+      Optimizer loaded(other, s);
+      loaded.load(optimizer.state(), optimizer.steps(), "test");
+      CHECK(values(other.weight) == raw);
+      step(bowl, optimizer);
+      step(other, loaded);
+      CHECK(values(bowl.weight) == values(other.weight));
+      CHECK(values(bowl.bias) == values(other.bias));
+      optimizer.swap_averages();
+      loaded.swap_averages();
+      CHECK(values(bowl.weight) == values(other.weight));
+    }
+  }
+}
+
+TEST_CASE("the moving average is that of the parameters, young ones forgetting faster") {
+  Bowl bowl;
+  OptimizerSettings s;
+  s.ema = 0.3;
+  Optimizer optimizer(bowl, s);
+  std::vector<double> want;
+  for (const float x : values(bowl.bias)) want.push_back(x);
+  for (int t = 0; t < 6; t++) {
+    mx::eval(optimizer.update(doubled(bowl), mx::array(1.0f), 0.1));
+    optimizer.confirm(true);
+    const double decay = std::min(0.3, (1.0 + t) / (10.0 + t));
+    const auto now = values(bowl.bias);
+    for (size_t i = 0; i < want.size(); i++) want[i] = decay * want[i] + (1 - decay) * static_cast<double>(now[i]);
+  }
+  optimizer.swap_averages();
+  const auto got = values(bowl.bias);
+  for (size_t i = 0; i < want.size(); i++) CHECK(got[i] == doctest::Approx(want[i]).epsilon(1e-5));
 }
 
 TEST_CASE("the optimizer refuses moments that do not fit and keeps its own") {

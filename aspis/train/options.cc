@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "aspis/base/error.h"
+#include "aspis/ops/optimizers/optimizers.h"
 
 namespace aspis::train {
 namespace {
@@ -37,6 +38,8 @@ void check_options(const TrainOptions& o) {
   require_in("--weight-decay", o.weight_decay, 0, kInf);
   require_in("--beta1", o.beta1, 0, 0.999999999);
   require_in("--beta2", o.beta2, 0, 0.999999999);
+  optimizer_kind(o.optimizer);
+  require_in("--ema", o.ema, 0, 0.999999999);
   require_in("--clip", o.clip, 0, kInf);
   require_in("--label-smoothing", o.label_smoothing, 0, 0.999999999);
   require_in("--crop-padding", o.crop_padding, 0, 1024);

@@ -31,7 +31,10 @@ struct TrainOptions {
   double min_lr_ratio = 0.01;  ///< of the peak, at the end of the cosine
   double warmup = 0.05;        ///< share of all steps with a rising learning rate
   double weight_decay = 0.05;
+  std::string optimizer = "adamw";  ///< adamw, sgd, lamb, lion or muon
   double beta1 = 0.9, beta2 = 0.99;
+  bool nesterov = false;       ///< with sgd
+  double ema = 0;              ///< decay of the moving average that is evaluated and saved; 0: none
   double clip = 1.0;           ///< largest global gradient norm; 0: no clipping
   double label_smoothing = 0.0;
 

@@ -74,6 +74,8 @@ std::string to_json(const Position& p, const TrainOptions& o) {
   run.set("batch", o.batch);
   run.set("seed", std::to_string(o.seed));
   run.set("limit_batches", o.limit_batches);
+  run.set("optimizer", o.optimizer);
+  run.set("ema", o.ema > 0);
   w.set("run", run);
   return w.text();
 }
@@ -97,12 +99,15 @@ Position position_from_json(const std::string& text, const std::string& where, c
   r.integer("images", p.images, 0, kMost);
   // What decides the order of the data must be as it was.
   ConfigReader run = r.object("run");
-  std::string data, seed;
+  std::string data, seed, optimizer = "adamw";
+  bool ema = false;
   int64_t batch = 0, limit = 0;
   run.text("data", data);
   run.text("seed", seed);
   run.integer("batch", batch, 0, kMost);
   run.integer("limit_batches", limit, 0, kMost);
+  run.text("optimizer", optimizer);
+  run.flag("ema", ema);
   const auto same = [&](const char* flag, const std::string& saved, const std::string& now) {
     require(saved == now, [&] {
       return Error::Parts{flag, fmt::format("a resumed run keeps its value {}", saved), now,
@@ -113,6 +118,8 @@ Position position_from_json(const std::string& text, const std::string& where, c
   same("--seed", seed, std::to_string(o.seed));
   same("--batch", std::to_string(batch), std::to_string(o.batch));
   same("--limit-batches", std::to_string(limit), std::to_string(o.limit_batches));
+  same("--optimizer", optimizer, o.optimizer);
+  same("--ema", ema ? "above 0" : "0", o.ema > 0 ? "above 0" : "0");
   return p;
 }
 
@@ -172,6 +179,18 @@ StartWeights open_start(const std::string& from, const std::string& model) {
   Overrides overrides = overrides_for_weights(find_model(model), path, file);
   return {std::move(file), std::move(overrides)};
 }
+
+// The averaged parameters in the place of the last ones, if there are averages.
+class AveragedWeights {
+ public:
+  explicit AveragedWeights(Optimizer& optimizer) : optimizer_(optimizer) { optimizer_.swap_averages(); }
+  AveragedWeights(const AveragedWeights&) = delete;
+  AveragedWeights& operator=(const AveragedWeights&) = delete;
+  ~AveragedWeights() { optimizer_.swap_averages(); }
+
+ private:
+  Optimizer& optimizer_;
+};
 
 class Trainer {
  public:
@@ -267,12 +286,15 @@ class Trainer {
     loader.batch_size = 256;
     eval_loader_ = std::make_unique<data::Loader>(
         eval_set_, data::Transform(preprocessing_.transform(), *eval_set_), loader);
-    AdamWSettings adam;
-    adam.beta1 = o_.beta1;
-    adam.beta2 = o_.beta2;
-    adam.weight_decay = o_.weight_decay;
-    adam.clip = o_.clip;
-    optimizer_ = std::make_unique<Optimizer>(*model_, adam);
+    OptimizerSettings settings;
+    settings.kind = optimizer_kind(o_.optimizer);
+    settings.beta1 = o_.beta1;
+    settings.beta2 = o_.beta2;
+    settings.nesterov = o_.nesterov;
+    settings.weight_decay = o_.weight_decay;
+    settings.clip = o_.clip;
+    settings.ema = o_.ema;
+    optimizer_ = std::make_unique<Optimizer>(*model_, settings);
   }
 
   void plan_steps() {
@@ -512,6 +534,7 @@ class Trainer {
     int64_t batches = eval_loader_->batches_per_epoch();
     if (o_.limit_eval_batches > 0) batches = std::min(batches, o_.limit_eval_batches);
     if (context_.progress) context_.progress->begin({"evaluate", batches, 0});
+    const AveragedWeights averaged(*optimizer_);
     auto e = evaluate(*model_, *eval_loader_, o_.limit_eval_batches, [&](int64_t done, int64_t samples) {
       if (context_.progress) context_.progress->step({done, samples});
       return true;
@@ -539,9 +562,11 @@ class Trainer {
   std::vector<CheckpointFile> checkpoint_files() {
     Position now = at_;
     now.total_seconds = at_.total_seconds + monotonic_seconds() - started_;
+    const std::string optimizer = dump_arrays(optimizer_->state());
+    const AveragedWeights averaged(*optimizer_);  // what was evaluated is what is saved
     return {{"config.json", model_->config_json()},
             {"model.safetensors", dump_arrays(model_->state(), {{"format", "aspis"}})},
-            {"optimizer.safetensors", dump_arrays(optimizer_->state())},
+            {"optimizer.safetensors", optimizer},
             {"preprocessor_config.json", preprocessing_.to_json()},
             {"state.json", to_json(now, o_)}};
   }

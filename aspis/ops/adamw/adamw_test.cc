@@ -181,9 +181,8 @@ TEST_CASE("adamw works on hundreds of small arrays and on none") {
 
 TEST_CASE("adamw refuses what does not fit with one sentence") {
   const Arrays p{mx::zeros({2, 3})}, z{mx::zeros({2, 3})};
-  const auto step = [&](const Arrays& g, const Arrays& m, const StepControl& control = {}, AdamWOptions options = {}) {
-    return adamw(p, g, m, z, {true}, options, control);
-  };
+  const auto step = [&](const Arrays& g, const Arrays& m, const StepControl& control = {},
+                        AdamWOptions options = {}) { return adamw(p, g, m, z, {true}, options, control); };
   CHECK_THROWS_WITH_AS(step({}, z), "[adamw] gradients must hold one entry per parameter, 1; got 0", Error);
   CHECK_THROWS_WITH_AS(step({mx::zeros({3, 2})}, z),
                        "[adamw] gradients[0] must have shape {parameter} = {2, 3}; got {3, 2}", Error);

@@ -12,7 +12,8 @@ namespace {
 // The buffers of a step, from its evaluation until the results take them.
 using Results = std::shared_ptr<std::vector<std::optional<mx::array>>>;
 
-// {lists of updated arrays one after the other, gradients, norm?, loss?} -> applied
+// {lists of updated arrays one after the other, averages?, gradients, norm?, loss?} -> applied.
+// Results are in the order of the lists and averages, then the rounded parameters.
 class UpdateStep : public CpuPrimitive {
  public:
   UpdateStep(mx::Stream stream, const char* op, size_t lists, std::vector<bool> decay, const StepControl& control,
@@ -27,6 +28,9 @@ class UpdateStep : public CpuPrimitive {
         max_norm_(control.max_norm),
         has_norm_(control.norm.has_value()),
         has_loss_(control.loss.has_value()),
+        has_averages_(!control.averages.empty()),
+        average_decay_(control.average_decay),
+        half_(control.half),
         kernel_(std::move(kernel)),
         results_(std::move(results)) {}
 
@@ -50,28 +54,43 @@ class UpdateStep : public CpuPrimitive {
     for (size_t i = 0; i < n; i++) {
       auto& a = p.arrays[i];
       a.n = static_cast<int64_t>(in[i].size());
+      a.rows = in[i].ndim() > 1 ? in[i].shape(0) : 0;
       a.decay = decay_[i];
-      a.gradient = packed<T>(encoder, in[lists_ * n + i], op_);
-      for (size_t k = 0; k < lists_; k++) {
+      const size_t first = lists_ + (has_averages_ ? 1 : 0);  // list of the gradients
+      const mx::array& gradient = in[first * n + i];
+      if (gradient.dtype() == mx::bfloat16) {
+        a.half_gradient = reinterpret_cast<const Bf16*>(packed<mx::bfloat16_t>(encoder, gradient, op_));
+      } else {
+        a.gradient = packed<T>(encoder, gradient, op_);
+      }
+      for (size_t k = 0; k < first; k++) {
         const mx::array& from = in[k * n + i];
         mx::array to(from.shape(), from.dtype(), nullptr, {});
         // Looked at before `packed`, which may hold a reference.
         const bool in_place =
             from.is_donatable() && from.flags().row_contiguous && from.data_size() == from.size();
-        a.in[k] = packed<T>(encoder, from, op_);
+        const T* data = packed<T>(encoder, from, op_);
         if (in_place) {
           to.copy_shared_buffer(from);
           encoder.set_output_array(to);
         } else {
           allocate(encoder, to, op_);
         }
-        a.out[k] = to.template data<T>();
+        (k < lists_ ? a.in[k] : a.average_in) = data;
+        (k < lists_ ? a.out[k] : a.average_out) = to.template data<T>();
         (*results_)[k * n + i] = std::move(to);
       }
+      if (half_) {
+        mx::array to(in[i].shape(), mx::bfloat16, nullptr, {});
+        allocate(encoder, to, op_);
+        a.half = reinterpret_cast<Bf16*>(to.data<mx::bfloat16_t>());
+        (*results_)[first * n + i] = std::move(to);
+      }
     }
-    size_t next = (lists_ + 1) * n;
+    size_t next = (lists_ + (has_averages_ ? 2 : 1)) * n;
     if (has_norm_) p.norm = packed<float>(encoder, in[next++], op_);
     if (has_loss_) p.loss = packed<float>(encoder, in[next++], op_);
+    p.average_decay = average_decay_;
     p.learning_rate = lr_;
     p.step = step_;
     p.gradient_scale = gradient_scale_;
@@ -87,7 +106,9 @@ class UpdateStep : public CpuPrimitive {
   double lr_;
   int64_t step_;
   double gradient_scale_, max_norm_;
-  bool has_norm_, has_loss_;
+  bool has_norm_, has_loss_, has_averages_;
+  double average_decay_;
+  bool half_;
   UpdateKernel kernel_;
   Results results_;
 };
@@ -163,6 +184,26 @@ void check_step(const char* op, const std::vector<const char*>& names, const std
     }
     require_shape(op, ("gradients" + number).c_str(), gradients[i], parameter.shape(), "{parameter}");
   }
+  if (!control.averages.empty()) {
+    check_count("averages", control.averages.size());
+    for (size_t i = 0; i < n; i++) {
+      const std::string name = "averages[" + std::to_string(i) + "]";
+      require_shape(op, name.c_str(), control.averages[i], updated[0][i].shape(), "{parameter}");
+      require(control.averages[i].dtype() == updated[0][i].dtype(), [&] {
+        return Error::Parts{
+            .where = op,
+            .required = name + " must be " + to_string(updated[0][i].dtype()) + " like its parameter",
+            .got = to_string(control.averages[i].dtype())};
+      });
+    }
+  }
+  check_number(op, control.average_decay >= 0 && control.average_decay <= 1, "average_decay must be in [0, 1]",
+               control.average_decay);
+  require(!control.half || n == 0 || updated[0][0].dtype() == mx::float32, [&] {
+    return Error::Parts{.where = op,
+                        .required = "only float32 parameters have copies in bfloat16",
+                        .got = to_string(updated[0][0].dtype())};
+  });
   check_scalar(op, "norm", control.norm);
   check_scalar(op, "loss", control.loss);
   check_number(op, std::isfinite(control.lr) && control.lr >= 0, "lr must be a finite number of at least 0",
@@ -180,14 +221,15 @@ void check_step(const char* op, const std::vector<const char*>& names, const std
 }
 
 UpdateResult update_step(const char* op, std::vector<Arrays> updated, Arrays gradients,
-                         const std::vector<bool>& decay, const StepControl& control, UpdateKernel kernel,
+                         const std::vector<bool>& decay, StepControl control, UpdateKernel kernel,
                          mx::Stream stream) {
   const size_t n = updated[0].size(), lists = updated.size();
-  if (n == 0) return {std::move(updated), mx::array(1.0f)};
+  if (n == 0) return {std::move(updated), {}, {}, mx::array(1.0f)};
+  const size_t kept = lists + (control.averages.empty() ? 0 : 1), results_of_one = kept + (control.half ? 1 : 0);
   std::vector<mx::Shape> shapes;
   const mx::Dtype dtype = updated[0][0].dtype();
   Arrays inputs;
-  inputs.reserve((lists + 1) * n + 2);
+  inputs.reserve((kept + 1) * n + 2);
   for (Arrays& list : updated) {
     for (mx::array& a : list) {
       shapes.push_back(a.shape());
@@ -195,21 +237,31 @@ UpdateResult update_step(const char* op, std::vector<Arrays> updated, Arrays gra
     }
     list.clear();
   }
-  for (mx::array& g : gradients) inputs.push_back(mx::astype(g, dtype, stream));
+  if (!control.averages.empty()) {
+    // Before the step is made, so that nothing else holds them when it runs.
+    for (mx::array& a : control.averages) inputs.push_back(std::move(a));
+  }
+  for (mx::array& g : gradients) {
+    const bool as_it_is = g.dtype() == mx::bfloat16 && dtype == mx::float32;
+    inputs.push_back(as_it_is ? g : mx::astype(g, dtype, stream));
+  }
   gradients.clear();
   if (control.norm) inputs.push_back(mx::astype(*control.norm, mx::float32, stream));
   if (control.loss) inputs.push_back(mx::astype(*control.loss, mx::float32, stream));
 
-  const auto results = std::make_shared<std::vector<std::optional<mx::array>>>(lists * n);
-  const mx::array applied(
-      mx::Shape{}, mx::float32,
-      std::make_shared<UpdateStep>(stream, op, lists, decay, control, std::move(kernel), results),
-      std::move(inputs));
-  for (size_t j = 0; j < lists * n; j++) {
-    updated[j / n].emplace_back(shapes[j], dtype, std::make_shared<TakeUpdated>(stream, results, j),
-                                Arrays{applied});
+  const auto results = std::make_shared<std::vector<std::optional<mx::array>>>(results_of_one * n);
+  auto step = std::make_shared<UpdateStep>(stream, op, lists, decay, control, std::move(kernel), results);
+  control = {};
+  const mx::array applied(mx::Shape{}, mx::float32, std::move(step), std::move(inputs));
+  UpdateResult r{std::move(updated), {}, {}, applied};
+  for (size_t j = 0; j < results_of_one * n; j++) {
+    const size_t list = j / n;
+    const auto type = list < kept ? dtype : mx::bfloat16;
+    const mx::array result(shapes[j % n], type, std::make_shared<TakeUpdated>(stream, results, j),
+                           Arrays{applied});
+    (list < lists ? r.updated[list] : list < kept ? r.averages : r.half).push_back(result);
   }
-  return {std::move(updated), applied};
+  return r;
 }
 
 }  // namespace aspis::ops

@@ -25,6 +25,13 @@ struct StepControl {
   double max_norm = 0;
   /// A scalar; a loss that is not finite stops the step.
   std::optional<mlx::core::array> loss = {};
+  /// Moving averages of the parameters, one each, or none at all: in the same pass
+  /// they become average_decay average + (1 - average_decay) parameter. Pass by move.
+  std::vector<mlx::core::array> averages = {};
+  double average_decay = 0.9999;
+  /// Also give the new parameters rounded to bfloat16: the passed ones are then the
+  /// float32 master copies of those that the model computes with.
+  bool half = false;
 };
 
 namespace ops {
@@ -38,6 +45,7 @@ struct UpdateKernel {
 
 struct UpdateResult {
   std::vector<std::vector<mlx::core::array>> updated;  ///< in the order of the argument
+  std::vector<mlx::core::array> averages, half;        ///< as asked for in StepControl
   mlx::core::array applied;
 };
 
@@ -50,7 +58,8 @@ void check_step(const char* op, const std::vector<const char*>& names,
                 const StepControl& control);
 
 /// One primitive over all arrays. `updated` holds the parameters and the states
-/// (at most kernel::kMaxUpdated lists), all float32 or all float64.
+/// (at most kernel::kMaxUpdated lists), all float32 or all float64. Gradients in
+/// bfloat16 are read as they are.
 ///
 /// A buffer is updated in place when nothing but this step holds its array:
 /// MLX's own donation never happens in a primitive with several outputs, and its
@@ -58,7 +67,7 @@ void check_step(const char* op, const std::vector<const char*>& names,
 /// (`applied`), and the results are handed out by one node each.
 UpdateResult update_step(const char* op, std::vector<std::vector<mlx::core::array>> updated,
                          std::vector<mlx::core::array> gradients, const std::vector<bool>& decay,
-                         const StepControl& control, UpdateKernel kernel, mlx::core::Stream stream);
+                         StepControl control, UpdateKernel kernel, mlx::core::Stream stream);
 
 }  // namespace ops
 }  // namespace aspis

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "aspis/ops/attention/kernel/cpu.h"
-#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/storage.h"
 
 namespace aspis {
 namespace {
@@ -25,8 +25,8 @@ struct Operand {
 
 template <typename S>
 const S* values(const mx::array& a) {
-  if constexpr (std::is_same_v<S, uint16_t>) {
-    return reinterpret_cast<const uint16_t*>(a.data<mx::bfloat16_t>());
+  if constexpr (std::is_same_v<S, Bf16>) {
+    return reinterpret_cast<const Bf16*>(a.data<mx::bfloat16_t>());
   } else {
     return a.data<S>();
   }
@@ -39,7 +39,7 @@ S* values(mx::array& a) {
 // Read in place if the last axis is dense, else from a copy.
 template <typename S>
 Operand<S> operand(mx::cpu::CommandEncoder& encoder, const mx::array& a, const char* op) {
-  using M = std::conditional_t<std::is_same_v<S, uint16_t>, mx::bfloat16_t, S>;
+  using M = std::conditional_t<std::is_same_v<S, Bf16>, mx::bfloat16_t, S>;
   const auto x = ops::strided<M>(encoder, a, op);
   Operand<S> o{reinterpret_cast<const S*>(x.data), {}};
   o.strides = a.ndim() == 5 ? kernel::AttentionStrides{x[0], x[2], x[3], x[1]}
@@ -88,18 +88,6 @@ kernel::AttentionParams<T, S> params(mx::cpu::CommandEncoder& encoder, const Arr
   return p;
 }
 
-// Calls f with values of the arithmetic and the storage type.
-template <typename F>
-void dispatch_storage(mx::Dtype dtype, F&& f) {
-  if (dtype == mx::float64) {
-    f(double{}, double{});
-  } else if (dtype == mx::bfloat16) {
-    f(float{}, uint16_t{});
-  } else {
-    f(float{}, float{});
-  }
-}
-
 ops::Work work_of(const Arrays& in, const Rule& rule, double products) {
   const mx::array& q = in[0];
   const double keys = rule.side > 0 ? 1.0 * rule.side * rule.side : in[1].shape(1);
@@ -115,9 +103,9 @@ class AttentionVjp : public ops::CpuPrimitive {
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     const size_t next = rule_.mask != 0 ? 4 : 3;
-    dispatch_storage(out[0].dtype(), [&](auto arithmetic, auto storage) {
-      using T = decltype(arithmetic);
+    ops::dispatch_storage(out[0].dtype(), [&](auto storage) {
       using S = decltype(storage);
+      using T = Arithmetic<S>;
       kernel::AttentionVjpParams<T, S> p;
       p.forward = params<T, S>(encoder, in, rule_, name());
       const auto o = operand<S>(encoder, in[next], name()), d_o = operand<S>(encoder, in[next + 2], name());
@@ -153,9 +141,9 @@ class Attention : public ops::CpuPrimitive {
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    dispatch_storage(out[0].dtype(), [&](auto arithmetic, auto storage) {
-      using T = decltype(arithmetic);
+    ops::dispatch_storage(out[0].dtype(), [&](auto storage) {
       using S = decltype(storage);
+      using T = Arithmetic<S>;
       auto p = params<T, S>(encoder, in, rule_, name());
       for (auto& a : out) ops::allocate(encoder, a, name());
       p.o = values<S>(out[0]);

@@ -16,6 +16,7 @@
 #include "aspis/ops/layer_norm/layer_norm_cases.h"
 #include "aspis/ops/linear/linear_cases.h"
 #include "aspis/ops/mamba3/mamba3_cases.h"
+#include "aspis/ops/optimizers/optimizers_cases.h"
 #include "aspis/ops/pool/pool_cases.h"
 #include "aspis/ops/pscan/pscan_cases.h"
 #include "aspis/ops/reduce/reduce_cases.h"
@@ -30,23 +31,41 @@ namespace aspis {
 
 const std::vector<harness::OpEntry>& op_registry() {
   static const std::vector<harness::OpEntry> entries = {
-      selective_scan_entry(), ssd_entry(),
-      mamba3_entry(),         pscan_entry(),
-      cross_scan_entry(),     cross_merge_entry(),
-      rmsnorm_gated_entry(),  layer_norm_gated_entry(),
-      causal_conv1d_entry(),  linear_entry(),
-      attention_entry(),      window_attention_entry(),
-      layer_norm_entry(),     rms_norm_entry(),
-      softmax_entry(),        log_softmax_entry(),
-      silu_entry(),           gelu_entry(),
-      add_n_entry(),          cross_entropy_entry(),
-      adamw_entry(),          grad_norm_entry(),
-      conv2d_entry(),         conv3d_entry(),
-      batch_norm_entry(),     layer_norm_channels_first_entry(),
-      interpolate_entry(),    max_pool_entry(),
-      avg_pool_entry(),       pointwise_entry(),
-      broadcast_entry(),      dropout_entry(),
-      reduce_entry(),         group_norm_entry(),
+      selective_scan_entry(),
+      ssd_entry(),
+      mamba3_entry(),
+      pscan_entry(),
+      cross_scan_entry(),
+      cross_merge_entry(),
+      rmsnorm_gated_entry(),
+      layer_norm_gated_entry(),
+      causal_conv1d_entry(),
+      linear_entry(),
+      attention_entry(),
+      window_attention_entry(),
+      layer_norm_entry(),
+      rms_norm_entry(),
+      softmax_entry(),
+      log_softmax_entry(),
+      silu_entry(),
+      gelu_entry(),
+      add_n_entry(),
+      cross_entropy_entry(),
+      adamw_entry(),
+      optimizers_entry(),
+      grad_norm_entry(),
+      conv2d_entry(),
+      conv3d_entry(),
+      batch_norm_entry(),
+      layer_norm_channels_first_entry(),
+      interpolate_entry(),
+      max_pool_entry(),
+      avg_pool_entry(),
+      pointwise_entry(),
+      broadcast_entry(),
+      dropout_entry(),
+      reduce_entry(),
+      group_norm_entry(),
   };
   return entries;
 }

@@ -5,9 +5,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "aspis/base/parallel.h"
 #include "aspis/ops/adamw/kernel/factors.h"
-#include "aspis/ops/grad_norm/kernel/segments.h"
+#include "aspis/ops/adamw/kernel/update.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -22,33 +21,6 @@ namespace aspis::kernel {
 
 HWY_EXPORT(adamw_f32);
 HWY_EXPORT(adamw_f64);
-
-namespace {
-
-// Calls f(array, first, count) for blocks of all arrays on the team.
-template <typename T, typename F>
-void for_segments(const UpdateParams<T>& p, F f) {
-  constexpr int64_t kBlock = 1 << 14;
-  const SegmentList list =
-      cut_arrays(static_cast<int64_t>(p.arrays.size()), kBlock, [&](int64_t i) { return p.arrays[i].n; });
-  parallel_for(list.tasks(), [&](int64_t task) {
-    for (int64_t s = list.starts[task]; s < list.starts[task + 1]; s++) {
-      const Segment& segment = list.segments[s];
-      f(p.arrays[segment.array], segment.first, segment.count);
-    }
-  });
-}
-
-template <typename T>
-void pass_through(const UpdateParams<T>& p) {
-  for_segments(p, [](const UpdateArray<T>& a, int64_t first, int64_t count) {
-    for (int i = 0; i < kMaxUpdated; i++) {
-      if (a.out[i] && a.out[i] != a.in[i]) std::copy_n(a.in[i] + first, count, a.out[i] + first);
-    }
-  });
-}
-
-}  // namespace
 
 template <typename T>
 double gradient_factor(const UpdateParams<T>& p) {
@@ -74,9 +46,9 @@ void adamw(const UpdateParams<T>& p, const AdamWConstants& constants) {
   const AdamWFactors<T> f(constants, p.learning_rate, p.step, factor);
   for_segments(p, [&](const UpdateArray<T>& a, int64_t first, int64_t count) {
     if constexpr (std::is_same_v<T, float>) {
-      HWY_DYNAMIC_DISPATCH(adamw_f32)(a, first, count, f);
+      HWY_DYNAMIC_DISPATCH(adamw_f32)(a, first, count, f, static_cast<T>(p.average_decay));
     } else {
-      HWY_DYNAMIC_DISPATCH(adamw_f64)(a, first, count, f);
+      HWY_DYNAMIC_DISPATCH(adamw_f64)(a, first, count, f, static_cast<T>(p.average_decay));
     }
   });
 }

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "aspis/simd/bf16.h"
+
 namespace aspis::kernel {
 
 /// Most states an optimizer keeps per parameter, the parameter included.
@@ -16,7 +18,12 @@ struct UpdateArray {
   const T* gradient = nullptr;
   const T* in[kMaxUpdated] = {};
   T* out[kMaxUpdated] = {};
-  bool decay = true;  ///< weight decay applies
+  bool decay = true;                    ///< weight decay applies
+  int64_t rows = 0;                     ///< size of the first axis if there are several, else 0
+  const Bf16* half_gradient = nullptr;  ///< read instead of `gradient` if given
+  const T* average_in = nullptr;        ///< moving average of the parameter, or null
+  T* average_out = nullptr;
+  Bf16* half = nullptr;  ///< receives the parameter rounded, or null
 };
 
 /// What a step of any optimizer gets besides its own constants.
@@ -27,6 +34,7 @@ struct UpdateParams {
   int64_t step = 1;             ///< 1 for the first step
   double gradient_scale = 1;    ///< multiplies every gradient first
   double max_norm = 0;          ///< clip to this norm; 0: no clipping
+  double average_decay = 0;     ///< average = decay average + (1 - decay) parameter
   const float* norm = nullptr;  ///< norm of the gradients as they come, or null
   const float* loss = nullptr;  ///< or null
   float* applied = nullptr;     ///< set to 1, or to 0 if the guard stopped the step

@@ -9,9 +9,9 @@
 // softmax works on whole vectors of queries without a sum across lanes. Rows of
 // scratch are padded to kAttentionPad values, so that the products have no tail.
 //
-// T is the arithmetic type, S what is stored: T, or uint16_t for the bits of bfloat16.
+// T is the arithmetic type, S what is stored: T, or Bf16.
 
-#include "aspis/simd/math-inl.h"
+#include "aspis/simd/storage-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
@@ -119,69 +119,6 @@ HWY_ATTR void product(int64_t m, int64_t n, int64_t k, Left<T> a, ConstMatrix<T>
 
 // ---------------------------------------------------------------- storage
 
-HWY_ATTR HWY_INLINE float WidenBits(uint16_t x) {
-  const uint32_t bits = static_cast<uint32_t>(x) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-template <typename T, typename S>
-HWY_ATTR HWY_INLINE T Value(S x) {
-  if constexpr (std::is_same_v<S, uint16_t>) {
-    return WidenBits(x);
-  } else {
-    return x;
-  }
-}
-
-template <class D, typename S>
-HWY_ATTR HWY_INLINE hn::Vec<D> LoadAs(D d, const S* p) {
-  if constexpr (std::is_same_v<S, uint16_t>) {
-    const hn::RebindToUnsigned<D> wide;
-    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(hn::Rebind<uint16_t, D>(), p))));
-  } else {
-    return hn::LoadU(d, p);
-  }
-}
-template <class D, typename S>
-HWY_ATTR HWY_INLINE hn::Vec<D> LoadTailAs(D d, const S* p, size_t n) {
-  if constexpr (std::is_same_v<S, uint16_t>) {
-    HWY_ALIGN uint16_t buffer[HWY_MAX_BYTES / sizeof(uint16_t)] = {};
-    std::memcpy(buffer, p, n * sizeof(uint16_t));
-    return LoadAs(d, buffer);
-  } else {
-    return simd::LoadTail(d, p, n);
-  }
-}
-// Rounded to the nearest, ties to even; a NaN stays one.
-template <class D, typename S>
-HWY_ATTR HWY_INLINE void StoreAs(hn::Vec<D> v, D d, S* p) {
-  if constexpr (std::is_same_v<S, uint16_t>) {
-    const hn::RebindToUnsigned<D> wide;
-    const hn::RebindToSigned<D> narrowed;
-    const auto bits = hn::BitCast(wide, v), high = hn::ShiftRight<16>(bits);
-    const auto odd = hn::And(high, hn::Set(wide, 1u));
-    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(wide, 0x7FFFu))));
-    const auto quiet = hn::Or(high, hn::Set(wide, 0x40u));
-    const auto is_nan = hn::RebindMask(wide, hn::IsNaN(v));
-    hn::StoreU(
-        hn::DemoteTo(hn::Rebind<uint16_t, D>(), hn::BitCast(narrowed, hn::IfThenElse(is_nan, quiet, rounded))),
-        hn::Rebind<uint16_t, D>(), p);
-  } else {
-    hn::StoreU(v, d, p);
-  }
-}
-template <class D, typename S>
-HWY_ATTR HWY_INLINE void StoreTailAs(hn::Vec<D> v, D d, S* p, size_t n) {
-  if constexpr (std::is_same_v<S, uint16_t>) {
-    HWY_ALIGN uint16_t buffer[HWY_MAX_BYTES / sizeof(uint16_t)];
-    StoreAs(v, d, buffer);
-    std::memcpy(p, buffer, n * sizeof(uint16_t));
-  } else {
-    simd::StoreTail(v, d, p, n);
-  }
-}
-
 // to {dim, width} = scale times tokens [first, first + count), transposed; the
 // columns behind are 0.
 template <typename T, typename S>
@@ -189,7 +126,7 @@ HWY_ATTR void transpose_padded(const AttentionTokens<const S>& from, int64_t fir
                                T scale, T* to, int64_t width) {
   for (int64_t r = 0; r < count; r++) {
     const S* row = from.at(first + r);
-    for (int64_t c = 0; c < dim; c++) to[c * width + r] = scale * Value<T>(row[c]);
+    for (int64_t c = 0; c < dim; c++) to[c * width + r] = scale * load_value(row[c]);
   }
   for (int64_t c = 0; c < dim; c++) {
     for (int64_t r = count; r < width; r++) to[c * width + r] = 0;
@@ -216,8 +153,8 @@ HWY_ATTR ConstMatrix<T> rows_of(const AttentionTokens<const S>& from, int64_t fi
     const S* row = from.at(first + r);
     T* out = room + r * width;
     int64_t c = 0;
-    for (; c + lanes <= dim; c += lanes) hn::StoreU(LoadAs(d, row + c), d, out + c);
-    if (c < dim) hn::StoreU(LoadTailAs(d, row + c, static_cast<size_t>(dim - c)), d, out + c), c += lanes;
+    for (; c + lanes <= dim; c += lanes) hn::StoreU(simd::LoadAny(d, row + c), d, out + c);
+    if (c < dim) hn::StoreU(simd::LoadAnyTail(d, row + c, static_cast<size_t>(dim - c)), d, out + c), c += lanes;
     for (; c < width; c += lanes) hn::StoreU(hn::Zero(d), d, out + c);
   }
   return {room, width};
@@ -234,8 +171,8 @@ HWY_ATTR void store_rows(ConstMatrix<T> from, int64_t count, int64_t dim, const 
     const T* in = from.data + r * from.stride;
     S* out = to.at(first + r);
     int64_t c = 0;
-    for (; c + lanes <= dim; c += lanes) StoreAs(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c);
-    if (c < dim) StoreTailAs(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c, static_cast<size_t>(dim - c));
+    for (; c + lanes <= dim; c += lanes) simd::StoreAny(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c);
+    if (c < dim) simd::StoreAnyTail(hn::Mul(f, hn::LoadU(d, in + c)), d, out + c, static_cast<size_t>(dim - c));
   }
 }
 
@@ -351,10 +288,10 @@ HWY_ATTR void row_products(const AttentionTokens<const S>& a, const AttentionTok
     const S *x = a.at(first + r), *y = b.at(first + r);
     auto sum = hn::Zero(d);
     int64_t c = 0;
-    for (; c + lanes <= dim; c += lanes) sum = hn::MulAdd(LoadAs(d, x + c), LoadAs(d, y + c), sum);
+    for (; c + lanes <= dim; c += lanes) sum = hn::MulAdd(simd::LoadAny(d, x + c), simd::LoadAny(d, y + c), sum);
     if (c < dim) {
       const auto rest = static_cast<size_t>(dim - c);
-      sum = hn::MulAdd(LoadTailAs(d, x + c, rest), LoadTailAs(d, y + c, rest), sum);
+      sum = hn::MulAdd(simd::LoadAnyTail(d, x + c, rest), simd::LoadAnyTail(d, y + c, rest), sum);
     }
     mean[r] = simd::LaneSum(d, sum);
   }
@@ -515,7 +452,7 @@ HWY_ATTR void attention_add_partial(T* partial, int64_t chunks, int64_t step, in
   }
 ASPIS_ATTENTION_INSTANCE(float, float, f32)
 ASPIS_ATTENTION_INSTANCE(double, double, f64)
-ASPIS_ATTENTION_INSTANCE(float, uint16_t, bf16)
+ASPIS_ATTENTION_INSTANCE(float, Bf16, bf16)
 #undef ASPIS_ATTENTION_INSTANCE
 
 }  // namespace aspis::kernel::HWY_NAMESPACE

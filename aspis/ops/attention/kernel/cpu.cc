@@ -196,7 +196,7 @@ void attention(const AttentionParams<double>& p) {
   run_forward(p, &HWY_DYNAMIC_DISPATCH(attention_f64));
 }
 template <>
-void attention(const AttentionParams<float, uint16_t>& p) {
+void attention(const AttentionParams<float, Bf16>& p) {
   run_forward(p, &HWY_DYNAMIC_DISPATCH(attention_bf16));
 }
 template <>
@@ -208,7 +208,7 @@ void attention_vjp(const AttentionVjpParams<double>& p) {
   run_vjp(p, &HWY_DYNAMIC_DISPATCH(attention_vjp_f64), &HWY_DYNAMIC_DISPATCH(attention_add_f64));
 }
 template <>
-void attention_vjp(const AttentionVjpParams<float, uint16_t>& p) {
+void attention_vjp(const AttentionVjpParams<float, Bf16>& p) {
   run_vjp(p, &HWY_DYNAMIC_DISPATCH(attention_vjp_bf16), &HWY_DYNAMIC_DISPATCH(attention_add_bf16));
 }
 

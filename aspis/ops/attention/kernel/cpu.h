@@ -4,7 +4,7 @@
 
 namespace aspis::kernel {
 
-/// (T, S) is (float, float), (double, double) or (float, uint16_t). One task per
+/// (T, S) is (float, float), (double, double) or (float, Bf16). One task per
 /// sequence, head and block of up to 64 queries; scratch is about 256 x (64 + dim)
 /// values per worker for any length.
 template <typename T, typename S>

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "aspis/simd/bf16.h"
+
 namespace aspis::kernel {
 
 /// Distances in elements between batches, rows and heads; the last axis is contiguous.
@@ -29,7 +31,7 @@ struct AttentionMask {
 /// side x side, the last ones of a line or column smaller: every window is a
 /// sequence of its own. `queries` and `keys` are then side^2, without mask.
 ///
-/// T is the arithmetic type. S is what is stored: T, or uint16_t for the bits of bfloat16.
+/// T is the arithmetic type. S is what is stored: T, or Bf16.
 template <typename T, typename S = T>
 struct AttentionParams {
   int64_t batch = 0, queries = 0, keys = 0, heads = 0, kv_heads = 0, dim = 0;
