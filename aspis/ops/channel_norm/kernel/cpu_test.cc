@@ -237,3 +237,15 @@ TEST_CASE("channel_norm lets a NaN spoil its own channel only") {
     CHECK(std::isnan(run.dx[i]) == (i % 20 == 7));
   }
 }
+
+TEST_CASE("channel_norm of groups of one value has a gradient of exactly zero") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    CAPTURE(isa);
+    Run<float> run({3, 1, 20, 20}, kWeight | kBias);
+    run.run_all();
+    CHECK(run.dx == std::vector<float>(60, 0.f));
+    CHECK(run.y[25] == run.bias[5]);
+  }
+  force_isa("");
+}

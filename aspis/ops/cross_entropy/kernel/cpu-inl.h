@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "aspis/simd/storage-inl.h"
+#include "aspis/simd/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
@@ -57,6 +58,7 @@ HWY_ATTR RowSums<T> row_sums(const CrossEntropyParams<S>& p, const S* x, const S
   };
   int64_t c = 0;
   for (; c + lanes <= p.classes; c += lanes) {
+    simd::PrefetchAny(x + p.logits_stride + c);  // the next row, while exponentials are computed
     add(hn::Sub(simd::LoadAny(d, x + c), m), t ? simd::LoadAny(d, t + c) : zero);
   }
   if (c < p.classes) {

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "aspis/simd/loops-inl.h"
+#include "aspis/simd/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
@@ -37,8 +38,9 @@ HWY_ATTR void softmax_write(const S* x, S* y, int64_t n, T row_top, T row_sum, b
   }
 }
 
+// The last pass asks for the row at `next`: exponentials and reading would take turns otherwise.
 template <typename S, typename T = Arithmetic<S>>
-HWY_ATTR void softmax_row(const S* x, S* y, int64_t n, bool logarithm) {
+HWY_ATTR void softmax_row(const S* x, S* y, int64_t n, bool logarithm, const S* next) {
   const hn::ScalableTag<T> d;
   const T row_top = simd::MaxOfArray(d, n, x);
   const auto top = hn::Set(d, row_top);
@@ -47,13 +49,17 @@ HWY_ATTR void softmax_row(const S* x, S* y, int64_t n, bool logarithm) {
   if (logarithm) return softmax_write(x, y, n, row_top, simd::SumArrays(d, n, exp, x), true);
   if constexpr (std::is_same_v<S, T>) {
     const auto scale = hn::Set(d, T(1) / simd::MapSumArrays(d, n, y, exp, x));
-    simd::MapArrays(
-        d, n, y, [scale](auto, auto v) HWY_ATTR { return hn::Mul(v, scale); }, y);
+    simd::ForVectors(d, n, [&](int64_t i, auto part) HWY_ATTR {
+      simd::PrefetchAny(next + i);
+      simd::StorePart(hn::Mul(simd::LoadPart(d, y + i, part), scale), d, y + i, part);
+    });
   } else if (n <= kSoftmaxBuffer) {
     HWY_ALIGN T buffer[kSoftmaxBuffer];
     const auto scale = hn::Set(d, T(1) / simd::MapSumArrays(d, n, buffer, exp, x));
-    simd::MapArrays(
-        d, n, y, [scale](auto, auto v) HWY_ATTR { return hn::Mul(v, scale); }, buffer);
+    simd::ForVectors(d, n, [&](int64_t i, auto part) HWY_ATTR {
+      simd::PrefetchAny(next + i);
+      simd::StorePart(hn::Mul(simd::LoadPart(d, buffer + i, part), scale), d, y + i, part);
+    });
   } else {
     softmax_write(x, y, n, row_top, simd::SumArrays(d, n, exp, x), false);
   }
@@ -129,8 +135,8 @@ HWY_ATTR void softmax_vjp_write(const S* y, const S* dy, S* dx, int64_t n, T dot
 }
 
 #define ASPIS_SOFTMAX_FOR(S, T, suffix)                                                                          \
-  HWY_ATTR void softmax_row_##suffix(const S* x, S* y, int64_t n, bool logarithm) {                              \
-    softmax_row(x, y, n, logarithm);                                                                             \
+  HWY_ATTR void softmax_row_##suffix(const S* x, S* y, int64_t n, bool logarithm, const S* next) {               \
+    softmax_row(x, y, n, logarithm, next);                                                                       \
   }                                                                                                              \
   HWY_ATTR void softmax_piece_##suffix(const S* x, int64_t n, T* top, T* sum) { softmax_piece(x, n, top, sum); } \
   HWY_ATTR void softmax_write_##suffix(const S* x, S* y, int64_t n, T top, T sum, bool logarithm) {              \

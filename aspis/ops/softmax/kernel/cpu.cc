@@ -25,7 +25,7 @@ constexpr int64_t kPiece = 1 << 14;
 
 template <typename S, typename T = Arithmetic<S>>
 struct Functions {
-  void (*row)(const S*, S*, int64_t, bool);
+  void (*row)(const S*, S*, int64_t, bool, const S*);
   void (*piece)(const S*, int64_t, T*, T*);
   void (*write)(const S*, S*, int64_t, T, T, bool);
   T (*dot)(const S*, const S*, int64_t, bool, bool);
@@ -117,8 +117,10 @@ template <typename S, typename T = Arithmetic<S>>
 void run_softmax(const SoftmaxParams<S>& p) {
   const Functions<S> f = functions(S{});
   if (p.length > kLongRow) return softmax_long_rows(p, f);
-  for_rows(p.rows, p.length,
-           [&](int64_t r) { f.row(p.x + r * p.x_stride, p.y + r * p.length, p.length, p.logarithm); });
+  for_rows(p.rows, p.length, [&](int64_t r) {
+    f.row(p.x + r * p.x_stride, p.y + r * p.length, p.length, p.logarithm,
+          p.x + std::min(r + 1, p.rows - 1) * p.x_stride);
+  });
 }
 
 template <typename S, typename T = Arithmetic<S>>
