@@ -333,8 +333,26 @@ std::pair<mx::array, Mamba3State> mamba3_step(const Mamba3State& state, const mx
   o.initial_state = state;
   if (o.angle) o.angle = token(*o.angle);
   if (o.z) o.z = token(*o.z);
-  auto [out, next] = mamba3_with_state(token(x), token(B), token(C), token(dd_dt), token(dd_A), token(trap), o, s);
-  return {mx::squeeze(out, 1, s), next};
+  if (mamba3_stages::runs_composed(s)) {
+    auto [out, next] =
+        mamba3_with_state(token(x), token(B), token(C), token(dd_dt), token(dd_A), token(trap), o, s);
+    return {mx::squeeze(out, 1, s), next};
+  }
+  const Inputs in = widened(token(x), token(B), token(C), token(dd_dt), token(dd_A), token(trap), o, s);
+  const Sizes sizes = checked_sizes(in);
+  const Mamba3State& before = *in.options.initial_state;
+  if (in.x.size() == 0) return {x, before};
+  // The arrays that are given, not views of them with an axis of tokens.
+  const mx::Dtype dtype = in.x.dtype();
+  const auto wide = [&](const mx::array& a) { return mx::astype(a, dtype, s); };
+  const auto ranked = [&](const mx::array& m) { return m.ndim() == 3 ? mx::expand_dims(wide(m), 1, s) : wide(m); };
+  Mamba3Options single = in.options;
+  if (options.angle) single.angle = wide(*options.angle);
+  if (options.z) single.z = wide(*options.z);
+  const mx::array v = wide(x);
+  const auto out =
+      mamba3_stages::step(before, v, ranked(B), ranked(C), wide(dd_dt), wide(dd_A), wide(trap), single, s);
+  return {mx::astype(out[0], x.dtype(), s), {sizes.angles > 0 ? out[1] : before.angle, out[2], out[3], v}};
 }
 
 }  // namespace aspis

@@ -805,6 +805,104 @@ mx::array combine_composed(mx::array y, const mx::array& x, const Mamba3Options&
   return mx::sum(y, 3, false, s);
 }
 
+// --- step --------------------------------------------------------------------
+
+enum StepInput {
+  kSPhi,
+  kSSsm,
+  kSK,
+  kSV,
+  kSX,
+  kSB,
+  kSC,
+  kSDdDt,
+  kSDdA,
+  kSTrap,
+  kSAngle,
+  kSDtBias,
+  kSBNorm,
+  kSCNorm,
+  kSBBias,
+  kSCBias,
+  kSD,
+  kSZ,
+  kSMimoX,
+  kSMimoZ,
+  kSMimoO,
+  kSOutNorm,
+  kStepInputs
+};
+
+struct StepConfig {
+  RotaryPairing pairing;
+  AActivation activation;
+  double A_floor;
+  float eps;
+  std::array<bool, kStepInputs> has{};
+};
+
+class Step : public ops::CpuPrimitive {
+ public:
+  Step(mx::Stream stream, const StepConfig& config) : CpuPrimitive(stream), config_(config) {}
+
+  void eval_cpu(const Arrays& in, Arrays& out) override {
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    ops::dispatch_float(out[0].dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      const auto get = [&](int i) { return config_.has[i] ? ops::packed<T>(encoder, in[i], name()) : nullptr; };
+      kernel::Mamba3StepParams<T> p;
+      p.batch = in[kSX].shape(0), p.heads = in[kSX].shape(1), p.headdim = in[kSX].shape(2);
+      p.rank = in[kSB].shape(1), p.groups = in[kSB].shape(2), p.state = in[kSB].shape(3);
+      if (config_.has[kSAngle]) p.angles = in[kSAngle].shape(1);
+      p.pairs =
+          config_.pairing == RotaryPairing::kHalf ? kernel::RotaryPairs::kHalf : kernel::RotaryPairs::kAdjacent;
+      p.heavy_tail = config_.activation == AActivation::kHeavyTail;
+      p.A_floor = static_cast<T>(config_.A_floor), p.eps = static_cast<T>(config_.eps);
+      p.phi = get(kSPhi), p.ssm = get(kSSsm), p.k = get(kSK), p.v = get(kSV);
+      p.x = get(kSX), p.B = get(kSB), p.C = get(kSC);
+      p.dd_dt = get(kSDdDt), p.dd_A = get(kSDdA), p.trap = get(kSTrap);
+      p.angle = get(kSAngle), p.dt_bias = get(kSDtBias), p.B_norm = get(kSBNorm), p.C_norm = get(kSCNorm);
+      p.B_bias = get(kSBBias), p.C_bias = get(kSCBias), p.D = get(kSD), p.z = get(kSZ);
+      p.mimo_x = get(kSMimoX), p.mimo_z = get(kSMimoZ), p.mimo_o = get(kSMimoO), p.out_norm = get(kSOutNorm);
+      for (auto& o : out) ops::allocate(encoder, o, name());
+      p.out = out[0].data<T>(), p.next_phi = out[1].data<T>(), p.next_ssm = out[2].data<T>();
+      p.next_k = out[3].data<T>();
+      encoder.dispatch([p] { kernel::mamba3_step(p); });
+    });
+  }
+
+  // By the whole operator over one token.
+  Arrays vjp(const Arrays& primals, const Arrays& cotangents, const std::vector<int>& argnums,
+             const Arrays&) override {
+    const auto c = config_;
+    const auto s = stream();
+    const auto whole = [c, s](const Arrays& a) {
+      const auto option = [&](int i) { return c.has[i] ? std::optional(a[i]) : std::nullopt; };
+      const auto token = [&](const mx::array& m) { return mx::expand_dims(m, 1, s); };
+      Mamba3Options o;
+      if (c.has[kSAngle]) o.angle = token(a[kSAngle]);
+      o.dt_bias = option(kSDtBias), o.B_norm_weight = option(kSBNorm), o.C_norm_weight = option(kSCNorm);
+      o.B_bias = option(kSBBias), o.C_bias = option(kSCBias), o.D = option(kSD);
+      if (c.has[kSZ]) o.z = token(a[kSZ]);
+      o.mimo_x = option(kSMimoX), o.mimo_z = option(kSMimoZ), o.mimo_o = option(kSMimoO);
+      o.out_norm_weight = option(kSOutNorm);
+      o.pairing = c.pairing, o.A_activation = c.activation, o.A_floor = c.A_floor, o.eps = c.eps;
+      o.initial_state = Mamba3State{a[kSPhi], a[kSSsm], a[kSK], a[kSV]};
+      const auto [out, next] = mamba3_with_state(token(a[kSX]), token(a[kSB]), token(a[kSC]), token(a[kSDdDt]),
+                                                 token(a[kSDdA]), token(a[kSTrap]), o, s);
+      return Arrays{mx::squeeze(out, 1, s), next.angle, next.ssm, next.k};
+    };
+    const Arrays all = mx::vjp(whole, primals, cotangents).second;
+    Arrays wanted;
+    for (const int i : argnums) wanted.push_back(all[i]);
+    return wanted;
+  }
+  const char* name() const override { return "mamba3_step"; }
+
+ private:
+  const StepConfig config_;
+};
+
 }  // namespace
 
 Weights weights(const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap, const Mamba3Options& o,
@@ -936,5 +1034,23 @@ mx::array combine(const mx::array& y, const mx::array& x, const Mamba3Options& o
   }
   return mx::array(x.shape(), x.dtype(), std::make_shared<Combine>(stream, config), inputs);
 }
+
+std::vector<mx::array> step(const Mamba3State& state, const mx::array& x, const mx::array& B, const mx::array& C,
+                            const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap,
+                            const Mamba3Options& o, mx::Stream stream) {
+  StepConfig config{o.pairing, o.A_activation, o.A_floor, o.eps};
+  Arrays inputs{state.angle, state.ssm, state.k, state.v, x, B, C, dd_dt, dd_A, trap};
+  std::fill_n(config.has.begin(), inputs.size(), true);
+  for (const auto* a : {&o.angle, &o.dt_bias, &o.B_norm_weight, &o.C_norm_weight, &o.B_bias, &o.C_bias, &o.D, &o.z,
+                        &o.mimo_x, &o.mimo_z, &o.mimo_o, &o.out_norm_weight}) {
+    config.has[inputs.size()] = a->has_value();
+    inputs.push_back(a->value_or(ops::absent()));
+  }
+  return mx::array::make_arrays({x.shape(), state.angle.shape(), state.ssm.shape(), state.k.shape()},
+                                std::vector<mx::Dtype>(4, x.dtype()), std::make_shared<Step>(stream, config),
+                                inputs);
+}
+
+bool runs_composed(mx::Stream stream) { return composed(stream); }
 
 }  // namespace aspis::mamba3_stages

@@ -74,4 +74,14 @@ mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu_seqlens
 /// mimo_o ask for.
 mx::array combine(const mx::array& y, const mx::array& x, const Mamba3Options& options, mx::Stream stream);
 
+/// One token in one pass: {out, next angle, next ssm, next k} of state {angle, ssm, k, v},
+/// x {B, H, P}, B and C {B, R, G, N}, dd_dt, dd_A, trap {B, H} and options with angle
+/// {B, A} and z {B, H, P}. The gradient is that of `mamba3_with_state` over one token.
+std::vector<mx::array> step(const Mamba3State& state, const mx::array& x, const mx::array& B, const mx::array& C,
+                            const mx::array& dd_dt, const mx::array& dd_A, const mx::array& trap,
+                            const Mamba3Options& options, mx::Stream stream);
+
+/// Whether the composed version runs on `stream`.
+bool runs_composed(mx::Stream stream);
+
 }  // namespace aspis::mamba3_stages

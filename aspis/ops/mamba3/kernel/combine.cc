@@ -7,6 +7,7 @@
 #include "aspis/base/parallel.h"
 #include "aspis/ops/linear/kernel/matrix.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/ops/mamba3/kernel/step.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -23,6 +24,17 @@ HWY_EXPORT(combine_f32);
 HWY_EXPORT(combine_f64);
 HWY_EXPORT(combine_vjp_f32);
 HWY_EXPORT(combine_vjp_f64);
+
+template <typename T>
+void combine_head(const CombineParams<T>& p, T* u) {
+  if constexpr (std::is_same_v<T, float>) {
+    HWY_DYNAMIC_DISPATCH(combine_f32)(p, 0, 0, u);
+  } else {
+    HWY_DYNAMIC_DISPATCH(combine_f64)(p, 0, 0, u);
+  }
+}
+template void combine_head(const CombineParams<float>&, float*);
+template void combine_head(const CombineParams<double>&, double*);
 
 template <typename T>
 void mamba3_combine(const CombineParams<T>& p) {

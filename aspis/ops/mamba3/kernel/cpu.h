@@ -30,4 +30,8 @@ void mamba3_combine(const CombineParams<T>& p);
 template <typename T>
 void mamba3_combine_vjp(const CombineVjpParams<T>& p);
 
+/// Allocates nothing once each thread has run one.
+template <typename T>
+void mamba3_step(const Mamba3StepParams<T>& p);
+
 }  // namespace aspis::kernel

@@ -85,13 +85,14 @@ class Gradient {
         stride_((rows_ + 15) / 16 * 16),
         period_(std::lcm(R_, int64_t{16})),
         block_(kTriangle % R_ == 0 ? kTriangle : stride_),
-        part_size_(2 * N_ * stride_ + s_.chunk * A_) {}
+        part_size_(2 * N_ * stride_ + s_.chunk * A_),
+        stage_(std::clamp<int64_t>(8 / std::max<int64_t>(1, s_.rows()), 1, kStage)) {}
 
   void run() {
     const int64_t heads = s_.rows() * H_, tasks = s_.rows() * groups_ * units_;
     const int64_t bias = N_ * period_, lanes = 16;
     const int64_t values = heads * (N_ * P_ + A_ + P_ + 2 * bias) + 2 * H_ * bias + s_.slots() * H_ * A_ +
-                           tasks * part_size_ + 9 * lanes;
+                           tasks * stage_ * part_size_ + 9 * lanes;
     const auto memory = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(values));
     Arena<T> arena{memory.get()};
     carries_ = arena.take(heads * N_ * P_), later_ = arena.take(heads * A_), dD_ = arena.take(heads * P_);
@@ -99,20 +100,23 @@ class Gradient {
     if (key_bias_) key_sums_ = arena.take(heads * bias);
     if (query_bias_) query_sums_ = arena.take(heads * bias);
     phases_ = arena.take(s_.slots() * H_ * A_);
-    parts_ = arena.take(tasks * part_size_);
+    parts_ = arena.take(tasks * stage_ * part_size_);
     if (A_ > 0) turns_ = mamba3_parts::all_turns(s_.tokens() * A_, p_.angle);
     parallel_for(heads, [&](int64_t i) { open_head(i); });
 
     int64_t most = 0;
     for (const Sequence& q : sequences_) most = std::max(most, q.chunks);
     const int64_t pieces = 2 * div_ceil(N_, kPiece);  // of dB and dC
-    for (int64_t step = 0; step < most; step++) {
-      parallel_for(tasks, [&](int64_t task) { run_unit(task, step); });
-      parallel_for(s_.rows() * (groups_ * pieces + (A_ > 0)), [&](int64_t task) {
-        if (task < s_.rows() * groups_ * pieces) {
-          sum_matrices(task / pieces, step, task % pieces);
+    const int64_t matrices = s_.rows() * groups_ * stage_ * pieces, angles = A_ > 0 ? s_.rows() * stage_ : 0;
+    for (int64_t step = 0; step < most; step += stage_) {
+      parallel_for(tasks, [&](int64_t task) {
+        for (int64_t i = 0; i < stage_; i++) run_unit(task, step, i);
+      });
+      parallel_for(matrices + angles, [&](int64_t task) {
+        if (task < matrices) {
+          sum_matrices(task / pieces / stage_, step, task / pieces % stage_, task % pieces);
         } else {
-          sum_angles(task - s_.rows() * groups_ * pieces, step);
+          sum_angles((task - matrices) / stage_, step, (task - matrices) % stage_);
         }
       });
     }
@@ -135,6 +139,7 @@ class Gradient {
 
  private:
   static constexpr int64_t kPiece = 16;
+  static constexpr int64_t kStage = 4;      // chunks between two meetings of the team
   static constexpr int64_t kTriangle = 32;  // rows of a block of the squares
 
   // The chunk of a sequence that is `step` from its end.
@@ -195,57 +200,46 @@ class Gradient {
 
   // The heads of a unit. Rows of a head lie pages apart, so they are read and written
   // for all of them together.
-  void run_unit(int64_t task, int64_t step) {
+  void run_unit(int64_t task, int64_t step, int64_t within) {
     const int64_t index = task / (groups_ * units_), g = task / units_ % groups_, u = task % units_;
     const Sequence& sequence = sequences_[static_cast<size_t>(index)];
-    if (step >= sequence.chunks) return;
-    const Chunk k = chunk_at(sequence, step);
+    if (step + within >= sequence.chunks) return;
+    const Chunk k = chunk_at(sequence, step + within);
     const int64_t first = g * group_heads_ + u * unit_heads_,
-                  last = std::min((g + 1) * group_heads_, first + unit_heads_), heads = last - first;
-    const auto& loops = chunk_loops<T>();
+                  last = std::min((g + 1) * group_heads_, first + unit_heads_);
     const int64_t block = rows_ * P_, square = rows_ * stride_;
     const int64_t widest = std::max(packed_size(P_, rows_), packed_size(rows_, P_));
-    Arena<T> memory{scratch<T>(3 * unit_heads_ * block + 6 * N_ * stride_ + 3 * A_ * stride_ + rows_ * A_ + block +
-                               2 * square + packed_size(P_, rows_ + 16) +
-                               std::max(widest, packed_size(rows_, block_)) + 16 * (stride_ + 16) + 40 * 16)};
-    T *const v = memory.take(heads * block), *const G = memory.take(heads * block),
-             *const dv = memory.take(heads * block), *const B = memory.take(N_ * stride_),
-             *const C = memory.take(N_ * stride_);
-    for (int64_t i = 0; i < k.n; i++) {
-      for (int64_t h = first; h < last; h++) {
-        const int64_t at = ((k.token + i) * H_ + h) * R_ * P_, to = (h - first) * block + i * R_ * P_;
-        std::copy_n(p_.v + at, R_ * P_, v + to);
-        if (p_.z) {
-          loops.gate_vjp(P_, d_.dout + at, p_.y + at, p_.z + at, G + to, d_.dz + at);
-        } else {
-          std::copy_n(d_.dout + at, R_ * P_, G + to);
-        }
-      }
-    }
+    Arena<T> memory{scratch<T>(4 * block + 6 * N_ * stride_ + 3 * A_ * stride_ + rows_ * A_ + 2 * square +
+                               packed_size(P_, rows_ + 16) + std::max(widest, packed_size(rows_, block_)) +
+                               16 * (stride_ + 16) + 40 * 16)};
+    T *const B = memory.take(N_ * stride_), *const C = memory.take(N_ * stride_);
     const int64_t matrix = (k.token * R_ * groups_ + g) * N_;
     gradient_loops<T>().transpose(k.rows, N_, p_.key.x + matrix, groups_ * N_, B, stride_, stride_);
     gradient_loops<T>().transpose(k.rows, N_, p_.query.x + matrix, groups_ * N_, C, stride_, stride_);
-    T* const part = parts_ + task * part_size_;
+    T* const part = parts_ + (task * stage_ + within) * part_size_;
     TurnedChunk<T> turned{N_, A_, stride_, period_, p_.key.pairs == RotaryPairs::kAdjacent};
     turned.B = B, turned.C = C, turned.fresh = true;
     turned.dB = part, turned.dC = part + N_ * stride_;
     for (int64_t h = first; h < last; h++) {
-      const int64_t own = (h - first) * block;
-      run_head(k, index, h, v + own, G + own, dv + own, turned, part + 2 * N_ * stride_, memory);
+      // What this thread most likely works on next: the next head, or the first in the chunk before.
+      Ahead next{k.token, k.n, k.slot, h + 1};
+      if (h + 1 == last) next = {k.token - k.before, k.before, k.slot - 1, first};
+      run_head(k, index, h, next, turned, part + 2 * N_ * stride_, memory);
       turned.fresh = false;
-    }
-    for (int64_t i = 0; i < k.n; i++) {
-      for (int64_t h = first; h < last; h++)
-        std::copy_n(dv + (h - first) * block + i * R_ * P_, R_ * P_, d_.dv + ((k.token + i) * H_ + h) * R_ * P_);
     }
   }
 
-  void run_head(const Chunk& k, int64_t index, int64_t h, const T* v, const T* G, T* dv, TurnedChunk<T> turned,
-                T* dangle, Arena<T> memory) {
+  struct Ahead {
+    int64_t token, n, slot, head;
+  };
+
+  void run_head(const Chunk& k, int64_t index, int64_t h, const Ahead& next, TurnedChunk<T> turned, T* dangle,
+                Arena<T> memory) {
     const auto& loops = chunk_loops<T>();
     const auto& own = gradient_loops<T>();
     const int64_t rows = k.rows, head = index * H_ + h, bias = N_ * period_;
     const T* const none = nullptr;
+    T *const v = memory.take(rows_ * P_), *const G = memory.take(rows_ * P_), *const dv = memory.take(rows_ * P_);
     T *const keys = memory.take(N_ * stride_), *const queries = memory.take(N_ * stride_),
              *const dk = memory.take(N_ * stride_), *const dq = memory.take(N_ * stride_);
     T *const cosine = memory.take(A_ * stride_), *const sine = memory.take(A_ * stride_),
@@ -265,6 +259,16 @@ class Gradient {
     T* const carry = carries_ + head * N_ * P_;
     const T* const state = p_.states + (k.slot * H_ + h) * N_ * P_;
 
+    const int64_t width = R_ * P_;  // of a token
+    for (int64_t i = 0; i < k.n; i++) {
+      const int64_t at = ((k.token + i) * H_ + h) * width, to = i * width;
+      std::copy_n(p_.v + at, width, v + to);
+      if (p_.z) {
+        loops.gate_vjp(P_, d_.dout + at, p_.y + at, p_.z + at, G + to, d_.dz + at);
+      } else {
+        std::copy_n(d_.dout + at, width, G + to);
+      }
+    }
     T sum = 0;
     for (int64_t i = 0; i < rows; i++) {
       const int64_t at = (k.token + i / R_) * H_ + h;
@@ -298,35 +302,46 @@ class Gradient {
     const auto for_blocks = [&](const auto& block) {
       for (int64_t i = 0; i < rows; i += block_) block(i, std::min(block_, rows - i));
     };
-    // The rows of this head in the chunk before, a little at a time.
-    const int64_t earlier = ((k.token - k.before) * H_ + h) * R_ * P_;
-    const auto ask = [&](const T* from) {
-      if (from) prefetch_rows(from + earlier, H_ * R_ * P_, k.before, R_ * P_);
+    // Rows of a head lie pages apart, which hardware prefetching does not follow: those that come
+    // next are asked for a few at a time, because all at once would stall.
+    int64_t asked = 0;
+    const auto ask = [&] {
+      constexpr int64_t kTimes = 14;
+      const int64_t from = std::min(next.n, next.n * asked / kTimes),
+                    to = std::min(next.n, next.n * (asked + 1) / kTimes);
+      const int64_t there = ((next.token + from) * H_ + next.head) * width;
+      const T* const before = p_.z ? p_.y : nullptr;
+      for (const T* ahead :
+           {p_.v, d_.dout, before, p_.z, static_cast<const T*>(d_.dz), static_cast<const T*>(d_.dv)}) {
+        if (ahead) prefetch_rows(ahead + there, H_ * width, to - from, width);
+      }
+      asked++;
     };
     // scores(s, t) = k_s q_t, dscores(s, t) = v_s G_t
     for_blocks([&](int64_t i, int64_t m) {
+      ask();
       multiply_transposed(m, rows - i, N_, keys + i, stride_, queries + i, stride_, false,
                           scores + i * stride_ + i, stride_);
     });
-    ask(p_.v);
     for_blocks([&](int64_t i, int64_t m) {
+      ask();
       pack_transposed(G + i * P_, P_, P_, m, 0, m, turned_G + i * P_);
       multiply_packed(i + m, m, P_, v, P_, turned_G + i * P_, 0, m, none, false, dscores + i, stride_);
     });
-    ask(d_.dout);
     own.weigh({rows, stride_, R_, block_, sums, tokens, w, g, scores, dscores, dw, dg, dlog, column});
 
     // dv = out_of (k carry) + W G + D G
+    ask();
     multiply_transposed(rows, P_, N_, keys, stride_, carry, P_, false, dv, P_);
     loops.row_dots(rows, P_, v, P_, dv, P_, dots);
     loops.scale_rows(rows, P_, out_of, dv, P_, dv, P_);
     for_blocks([&](int64_t i, int64_t m) {
+      ask();
       pack(G + i * P_, P_, rows - i, P_, 0, P_, packed);
       multiply_packed(m, P_, rows - i, scores + i * stride_ + i, stride_, packed, 0, P_, none, true, dv + i * P_,
                       P_);
     });
     if (p_.D) loops.skip_vjp(rows, P_, G, v, P_, p_.D + h, false, dv, P_, dD_ + head * P_);
-    ask(p_.z ? p_.y : nullptr);
     // What a token gave to the state that leaves decays over the tokens after it.
     T given = 0;
     for (int64_t i = 0; i < rows; i++) {
@@ -340,12 +355,13 @@ class Gradient {
     pack_transposed(scaled, P_, P_, rows, 0, rows, packed);
     multiply_packed(N_, rows, P_, carry, P_, packed, 0, rows, none, false, dk, stride_);
     for_blocks([&](int64_t i, int64_t m) {
+      ask();
       pack_transposed(dscores + i * stride_ + i, stride_, rows - i, m, 0, m, packed);
       multiply_packed(N_, m, rows - i, queries + i, stride_, packed, 0, m, none, true, dk + i, stride_);
     });
-    ask(p_.z);
     // dq = into (state G) + dscores^T k
     for_blocks([&](int64_t i, int64_t m) {
+      ask();
       multiply_packed(N_, m, P_, state, P_, turned_G + i * P_, 0, m, none, false, dq + i, stride_);
     });
     for (int64_t n = 0; rows < stride_ && n < N_; n++) {
@@ -354,10 +370,12 @@ class Gradient {
     }
     own.scale_columns(N_, stride_, into, dq, queries, dots);
     for_blocks([&](int64_t i, int64_t m) {
+      ask();
       pack(dscores + i, stride_, i + m, m, 0, m, packed);
       multiply_packed(N_, m, i + m, keys, stride_, packed, 0, m, none, true, dq + i, stride_);
     });
     // carry = through carry + q (into G)
+    ask();
     const T whole = own.scale_and_dot(N_ * P_, through, carry, state);
     loops.scale_rows(rows, P_, into, G, P_, scaled, P_);
     pack(scaled, P_, rows, P_, 0, P_, packed);
@@ -371,6 +389,7 @@ class Gradient {
       for (int64_t r = i * R_; r < (i + 1) * R_; r++) taken += dots[r], own_dw += dw[r], own_dg += dg[r];
       d_.dlog[at] = dlog[i] + taken, d_.dw[at] = own_dw, d_.dg[at] = own_dg;
     }
+    for (int64_t i = 0; i < k.n; i++) std::copy_n(dv + i * width, width, d_.dv + ((k.token + i) * H_ + h) * width);
     own.turn_back(turned);
     if (A_ == 0) return;
     own.transpose(A_, rows, dphi, stride_, phases, A_, A_);
@@ -379,27 +398,27 @@ class Gradient {
   }
 
   // kPiece rows of dB or dC of one group, summed over its units.
-  void sum_matrices(int64_t group, int64_t step, int64_t piece) {
+  void sum_matrices(int64_t group, int64_t step, int64_t within, int64_t piece) {
     const int64_t index = group / groups_, g = group % groups_, half = div_ceil(N_, kPiece);
     const Sequence& sequence = sequences_[static_cast<size_t>(index)];
-    if (step >= sequence.chunks) return;
-    const Chunk k = chunk_at(sequence, step);
+    if (step + within >= sequence.chunks) return;
+    const Chunk k = chunk_at(sequence, step + within);
     const bool of_C = piece >= half;
     const int64_t n = piece % half * kPiece, count = std::min(kPiece, N_ - n);
     T* const sum = scratch<T>(kPiece * stride_);
-    column_sums(parts_ + group * units_ * part_size_ + ((of_C ? N_ : 0) + n) * stride_, part_size_, units_,
-                count * stride_, sum);
+    column_sums(parts_ + (group * units_ * stage_ + within) * part_size_ + ((of_C ? N_ : 0) + n) * stride_,
+                stage_ * part_size_, units_, count * stride_, sum);
     T* const to = (of_C ? d_.dC : d_.dB) + (k.token * R_ * groups_ + g) * N_ + n;
     gradient_loops<T>().transpose(count, k.rows, sum, stride_, to, groups_ * N_, count);
   }
 
-  void sum_angles(int64_t index, int64_t step) {
+  void sum_angles(int64_t index, int64_t step, int64_t within) {
     const Sequence& sequence = sequences_[static_cast<size_t>(index)];
-    if (step >= sequence.chunks) return;
-    const Chunk k = chunk_at(sequence, step);
+    if (step + within >= sequence.chunks) return;
+    const Chunk k = chunk_at(sequence, step + within);
     T* const to = d_.dangle + k.token * A_;
-    column_sums(parts_ + index * groups_ * units_ * part_size_ + 2 * N_ * stride_, part_size_, groups_ * units_,
-                k.n * A_, to);
+    column_sums(parts_ + (index * groups_ * units_ * stage_ + within) * part_size_ + 2 * N_ * stride_,
+                stage_ * part_size_, groups_ * units_, k.n * A_, to);
     rotary_loops<T>().turns_vjp(k.n * A_, p_.angle + k.token * A_, to);
   }
 
@@ -408,7 +427,7 @@ class Gradient {
   const Mamba3Shape& s_;
   const std::vector<Sequence> sequences_;
   const int64_t H_, P_, N_, R_, A_, groups_, group_heads_, unit_heads_, units_, rows_, stride_, period_, block_,
-      part_size_;
+      part_size_, stage_;
   std::vector<T> turns_;
   T *carries_ = nullptr, *later_ = nullptr, *dD_ = nullptr, *key_bias_ = nullptr, *query_bias_ = nullptr,
     *key_sums_ = nullptr, *query_sums_ = nullptr, *phases_ = nullptr, *parts_ = nullptr;

@@ -166,4 +166,24 @@ struct CombineVjpParams {
     *dz = nullptr, *dnorm = nullptr;  ///< dx is there exactly if D is
 };
 
+/// One token from its projections to its output, everything dense: see mamba3.h for the
+/// formulas. What is null is left out; `next_*` may be what they follow.
+template <typename T>
+struct Mamba3StepParams {
+  int64_t batch = 0, heads = 0, rank = 1, groups = 1, headdim = 0, state = 0, angles = 0;
+  RotaryPairs pairs = RotaryPairs::kAdjacent;
+  bool heavy_tail = true;
+  T A_floor = 0, eps = 0;
+  const T *x = nullptr, *B = nullptr, *C = nullptr;                 ///< {B, H, P}, {B, R, G, N}
+  const T *dd_dt = nullptr, *dd_A = nullptr, *trap = nullptr;       ///< {B, H}
+  const T *angle = nullptr, *dt_bias = nullptr;                     ///< {B, S}, {H}
+  const T *B_norm = nullptr, *C_norm = nullptr;                     ///< {N}
+  const T *B_bias = nullptr, *C_bias = nullptr;                     ///< {H, R, N}
+  const T *D = nullptr, *z = nullptr, *out_norm = nullptr;          ///< {H}, {B, H, P}, {H, P}
+  const T *mimo_x = nullptr, *mimo_z = nullptr, *mimo_o = nullptr;  ///< {H, R, P}
+  const T *phi = nullptr, *ssm = nullptr, *k = nullptr,
+          *v = nullptr;  ///< {B, H, S}, {B, H, P, N}, {B, R, H, N}, {B, H, P}
+  T *out = nullptr, *next_phi = nullptr, *next_ssm = nullptr, *next_k = nullptr;
+};
+
 }  // namespace aspis::kernel

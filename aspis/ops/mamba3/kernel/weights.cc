@@ -7,6 +7,7 @@
 #include "aspis/base/parallel.h"
 #include "aspis/ops/linear/kernel/matrix.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/ops/mamba3/kernel/step.h"
 #include "aspis/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -23,6 +24,17 @@ HWY_EXPORT(token_weights_f32);
 HWY_EXPORT(token_weights_f64);
 HWY_EXPORT(token_weights_vjp_f32);
 HWY_EXPORT(token_weights_vjp_f64);
+
+template <typename T>
+void token_weights(const Mamba3WeightsParams<T>& p) {
+  if constexpr (std::is_same_v<T, float>) {
+    HWY_DYNAMIC_DISPATCH(token_weights_f32)(p, 0);
+  } else {
+    HWY_DYNAMIC_DISPATCH(token_weights_f64)(p, 0);
+  }
+}
+template void token_weights(const Mamba3WeightsParams<float>&);
+template void token_weights(const Mamba3WeightsParams<double>&);
 
 template <typename T>
 void mamba3_weights(const Mamba3WeightsParams<T>& p) {

@@ -1,4 +1,4 @@
-// Times one token of the three operators with state beside the bound of moving the
+// Times one token of the operators with state beside the bound of moving the
 // state: a loop that reads and writes the same bytes on the same threads.
 //
 //   aspis_step_bench [seconds per line]
@@ -18,6 +18,7 @@
 #include "aspis/base/parallel.h"
 #include "aspis/base/rng.h"
 #include "aspis/ops/causal_conv1d/kernel/cpu.h"
+#include "aspis/ops/mamba3/kernel/cpu.h"
 #include "aspis/ops/selective_scan/kernel/cpu.h"
 #include "aspis/ops/ssd/kernel/cpu.h"
 
@@ -121,6 +122,28 @@ void bench_ssd(int64_t batch, int64_t heads, double budget) {
   });
 }
 
+void bench_mamba3(int64_t batch, int64_t heads, int64_t rank, double budget) {
+  constexpr int64_t P = 64, N = 128, A = 32;
+  const auto x = random("x", batch * heads * P, -1, 1), B = random("B", batch * rank * N, -1, 1);
+  const auto dt = random("dt", batch * heads, -6, -2), angle = random("angle", batch * A, -1, 1);
+  const auto bias = random("bias", heads * rank * std::max(N, P), -1, 1);
+  std::vector<float> out(batch * heads * P), k(batch * rank * heads * N), phi(batch * heads * A);
+  Mamba3StepParams<float> p;
+  p.batch = batch, p.heads = heads, p.rank = rank, p.headdim = P, p.state = N, p.angles = A;
+  p.A_floor = 1e-4f, p.eps = 1e-5f;
+  p.x = p.z = p.v = x.data(), p.B = p.C = B.data(), p.dd_dt = p.dd_A = p.trap = dt.data(), p.angle = angle.data();
+  p.dt_bias = p.D = bias.data(), p.B_norm = p.C_norm = bias.data(), p.B_bias = p.C_bias = bias.data();
+  if (rank > 1) p.mimo_x = p.mimo_z = p.mimo_o = bias.data();
+  p.phi = p.next_phi = phi.data(), p.k = p.next_k = k.data(), p.out = out.data();
+  char name[64];
+  std::snprintf(name, sizeof(name), "mamba3 H %lld R %lld", static_cast<long long>(heads),
+                static_cast<long long>(rank));
+  measure(name, batch, batch * heads * P * N, budget, [&](int64_t, float* state) {
+    p.ssm = p.next_ssm = state;
+    mamba3_step(p);
+  });
+}
+
 void bench_conv(int64_t batch, int64_t channels, double budget) {
   constexpr int64_t W = 4;
   const auto x = random("x", batch * channels, -1, 1), weight = random("w", channels * W, -1, 1);
@@ -148,6 +171,8 @@ void step_bench(double budget) {
     bench_scan(batch, 5120, 16, budget);
     bench_ssd(batch, 24, budget);
     bench_ssd(batch, 80, budget);
+    bench_mamba3(batch, 24, 1, budget);
+    bench_mamba3(batch, 24, 4, budget);
     bench_conv(batch, 1792, budget);
   }
 }

@@ -1,0 +1,129 @@
+// The loops of step.h for one instruction set. Included once per target by step.cc.
+
+#include <cmath>
+
+#include "aspis/simd/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aspis::kernel::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+namespace simd = aspis::HWY_NAMESPACE;
+
+// kRows rows of the state for kRank ranks: read once, written once.
+template <int kRows, int kRank, typename T>
+HWY_ATTR HWY_INLINE void state_rows(const StateStep<T>& s, int64_t p) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), N = s.state;
+  const V decay = hn::Set(d, s.alpha);
+  V sum[kRows][kRank];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; i++) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRank; r++) sum[i][r] = hn::Zero(d);
+  }
+  for (int64_t n = 0; n < N; n += lanes) {
+    const size_t m = static_cast<size_t>(HWY_MIN(lanes, N - n));
+    V h[kRows];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++) h[i] = hn::Mul(decay, simd::LoadTail(d, s.from + (p + i) * N + n, m));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRank; r++) {
+      const V old = simd::LoadTail(d, s.k_before + r * s.before_stride + n, m),
+              k = simd::LoadTail(d, s.k + r * N + n, m);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; i++) {
+        const int64_t at = r * s.headdim + p + i;
+        h[i] = hn::MulAdd(hn::Set(d, s.before[at]), old, h[i]);
+        h[i] = hn::MulAdd(hn::Set(d, s.now[at]), k, h[i]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++) simd::StoreTail(h[i], d, s.to + (p + i) * N + n, m);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRank; r++) {
+      const V q = simd::LoadTail(d, s.q + r * N + n, m);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; i++) sum[i][r] = hn::MulAdd(h[i], q, sum[i][r]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRank; r++) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++) s.y[r * s.headdim + p + i] = simd::LaneSum(d, sum[i][r]);
+  }
+}
+
+// One row for any rank: its products read it again from the nearest cache.
+template <typename T>
+HWY_ATTR void state_row(const StateStep<T>& s, int64_t p) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), N = s.state;
+  const auto decay = hn::Set(d, s.alpha);
+  T* const row = s.to + p * N;
+  for (int64_t n = 0; n < N; n += lanes) {
+    const size_t m = static_cast<size_t>(HWY_MIN(lanes, N - n));
+    auto h = hn::Mul(decay, simd::LoadTail(d, s.from + p * N + n, m));
+    for (int64_t r = 0; r < s.rank; r++) {
+      const int64_t at = r * s.headdim + p;
+      h = hn::MulAdd(hn::Set(d, s.before[at]), simd::LoadTail(d, s.k_before + r * s.before_stride + n, m), h);
+      h = hn::MulAdd(hn::Set(d, s.now[at]), simd::LoadTail(d, s.k + r * N + n, m), h);
+    }
+    simd::StoreTail(h, d, row + n, m);
+  }
+  for (int64_t r = 0; r < s.rank; r++) {
+    auto sum = hn::Zero(d);
+    for (int64_t n = 0; n < N; n += lanes) {
+      const size_t m = static_cast<size_t>(HWY_MIN(lanes, N - n));
+      sum = hn::MulAdd(simd::LoadTail(d, row + n, m), simd::LoadTail(d, s.q + r * N + n, m), sum);
+    }
+    s.y[r * s.headdim + p] = simd::LaneSum(d, sum);
+  }
+}
+
+template <typename T>
+HWY_ATTR void step_state(const StateStep<T>& s) {
+  int64_t p = 0;
+  if (s.rank == 1) {
+    for (; p + 4 <= s.headdim; p += 4) state_rows<4, 1>(s, p);
+    for (; p < s.headdim; p++) state_rows<1, 1>(s, p);
+  } else if (s.rank == 2) {
+    for (; p + 4 <= s.headdim; p += 4) state_rows<4, 2>(s, p);
+    for (; p < s.headdim; p++) state_rows<1, 2>(s, p);
+  } else if (s.rank == 4) {
+    for (; p + 2 <= s.headdim; p += 2) state_rows<2, 4>(s, p);
+    for (; p < s.headdim; p++) state_rows<1, 4>(s, p);
+  } else {
+    for (; p < s.headdim; p++) state_row(s, p);
+  }
+}
+
+template <typename T>
+HWY_ATTR void prepare_vector(int64_t n, const T* x, const T* weight, T eps, const T* bias, T* out) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto scale = hn::Set(d, T(1));
+  if (weight) {
+    auto squares = hn::Zero(d);
+    for (int64_t i = 0; i < n; i += lanes) {
+      const auto v = simd::LoadTail(d, x + i, static_cast<size_t>(HWY_MIN(lanes, n - i)));
+      squares = hn::MulAdd(v, v, squares);
+    }
+    scale = hn::Set(d, T(1) / std::sqrt(simd::LaneSum(d, squares) / static_cast<T>(n) + eps));
+  }
+  for (int64_t i = 0; i < n; i += lanes) {
+    const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - i));
+    auto v = simd::LoadTail(d, x + i, m);
+    if (weight) v = hn::Mul(hn::Mul(v, scale), simd::LoadTail(d, weight + i, m));
+    if (bias) v = hn::Add(v, simd::LoadTail(d, bias + i, m));
+    simd::StoreTail(v, d, out + i, m);
+  }
+}
+
+HWY_ATTR void fill_step(StepLoops<float>& single, StepLoops<double>& wide) {
+  single = {&step_state<float>, &prepare_vector<float>};
+  wide = {&step_state<double>, &prepare_vector<double>};
+}
+
+}  // namespace aspis::kernel::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
