@@ -63,6 +63,7 @@ kernel::ScanShape shape_of(const Arrays& in) {
   for (const int i : {kB, kC}) {
     if (in[i].ndim() == 4) s.groups = in[i].shape(2);
   }
+  s.unit = kernel::scan_unit(s, planned_cores());
   return s;
 }
 

@@ -260,14 +260,23 @@ class Gradient {
     const T* const state = p_.states + (k.slot * H_ + h) * N_ * P_;
 
     const int64_t width = R_ * P_;  // of a token
-    for (int64_t i = 0; i < k.n; i++) {
-      const int64_t at = ((k.token + i) * H_ + h) * width, to = i * width;
-      std::copy_n(p_.v + at, width, v + to);
-      if (p_.z) {
-        loops.gate_vjp(P_, d_.dout + at, p_.y + at, p_.z + at, G + to, d_.dz + at);
-      } else {
-        std::copy_n(d_.dout + at, width, G + to);
-      }
+    // Rows that lie pages apart are all read before one of such rows is written: their addresses
+    // agree in the lower bits, by which a load would wait for the stores before it.
+    const auto gather = [&](const T* from, T* to) {
+      for (int64_t i = 0; i < k.n; i++)
+        std::copy_n(from + ((k.token + i) * H_ + h) * width, width, to + i * width);
+    };
+    const auto scatter = [&](const T* from, T* to) {
+      for (int64_t i = 0; i < k.n; i++)
+        std::copy_n(from + i * width, width, to + ((k.token + i) * H_ + h) * width);
+    };
+    gather(p_.v, v);
+    gather(d_.dout, G);
+    if (p_.z) {
+      gather(p_.y, dv);
+      gather(p_.z, scaled);
+      loops.gate_vjp(rows * P_, G, dv, scaled, G, scaled);
+      scatter(scaled, d_.dz);
     }
     T sum = 0;
     for (int64_t i = 0; i < rows; i++) {
@@ -389,7 +398,7 @@ class Gradient {
       for (int64_t r = i * R_; r < (i + 1) * R_; r++) taken += dots[r], own_dw += dw[r], own_dg += dg[r];
       d_.dlog[at] = dlog[i] + taken, d_.dw[at] = own_dw, d_.dg[at] = own_dg;
     }
-    for (int64_t i = 0; i < k.n; i++) std::copy_n(dv + i * width, width, d_.dv + ((k.token + i) * H_ + h) * width);
+    scatter(dv, d_.dv);
     own.turn_back(turned);
     if (A_ == 0) return;
     own.transpose(A_, rows, dphi, stride_, phases, A_, A_);

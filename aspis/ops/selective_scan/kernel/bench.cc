@@ -110,7 +110,7 @@ std::vector<float> random(const char* name, int64_t n, double lo, double hi) {
 // The usual scalar form of a CPU back end: tokens outside, then channels, one
 // expf for each state; the channels are split over the threads.
 void scalar_scan(const ScanParams<float>& p, std::vector<float>& states) {
-  const auto [B, L, D, N, G] = p.shape;
+  const auto [B, L, D, N, G, unit] = p.shape;
   const int64_t parts = num_threads(), each = (D + parts - 1) / parts;
   parallel_for(B * parts, [&](int64_t task) {
     const int64_t b = task / parts, first = task % parts * each, last = std::min<int64_t>(D, first + each);

@@ -226,6 +226,42 @@ TEST_CASE("the time-parallel form is chosen from the shape and the cores of the 
   CHECK(chained_plan({2, 100, 16, 4, 1}, 3).runs.size() == 6);
 }
 
+TEST_CASE("tasks follow the shape and the cores of the machine") {
+  const auto tasks = [](int64_t batch, int64_t channels, int64_t cores) {
+    ScanShape s{batch, 65536, channels, 16, 1};
+    s.unit = scan_unit(s, cores);
+    return batch * scan_units(s);
+  };
+  CHECK(tasks(1, 96, 1) == 2);
+  CHECK(tasks(1, 96, 2) == 2);
+  for (const int64_t cores : {3, 4, 5}) CHECK(tasks(1, 96, cores) == 3);
+  CHECK(tasks(1, 96, 6) == 6);
+  CHECK(tasks(1, 16, 6) == 1);
+  CHECK(tasks(2, 1536, 2) == 24);  // more than enough
+}
+
+TEST_CASE("tasks of any number of panels are right, with the same bits for any number of threads") {
+  const Restore restore;
+  for (const int64_t unit : {1, 2, 3, 5}) {
+    CAPTURE(unit);
+    Options o = everything({2, 37, 108, 5, 2});  // four panels a group, the last a part of one
+    o.shape.unit = unit;
+    const Values values(o, 22);
+    const Results want = run_oracle(values);
+    check_against<float>(want, values, false, 2e-6, 1e-5);
+    check_against<double>(want, values, true, 1e-12, 1e-10);
+    Results first;
+    for (const int threads : {1, 3}) {
+      set_num_threads(threads);
+      Problem<float> problem(values);
+      const Results r = run_kernel(problem);
+      if (threads == 1) first = r;
+      CHECK(same_bits(r, first));
+    }
+    set_num_threads(0);
+  }
+}
+
 TEST_CASE("complex A, B and C: forward, gradients and threads against the oracle, packed ones too") {
   const Restore restore;
   uint64_t index = 2000;
@@ -578,7 +614,7 @@ TEST_CASE("reverse equals flipping, and order equals gather, scan, scatter, bit 
     o.order = true;
     o.reverse = reverse;
     const Values v(o, 9);
-    const auto [B, L, D, N, G] = o.shape;
+    const auto [B, L, D, N, G, unit] = o.shape;
     Problem<float> direct(v);
     const Results got = run_kernel(direct);
     Values gathered = v;
@@ -626,7 +662,7 @@ TEST_CASE("scan in pieces with carried state equals the whole, and so do single 
   const Restore restore;
   const Options o = everything({2, 70, 20, 16, 2});
   const Values v(o, 21);
-  const auto [B, L, D, N, G] = o.shape;
+  const auto [B, L, D, N, G, unit] = o.shape;
   Problem<double> whole(v);
   scan(whole.forward_params());
   for (const int64_t cut : {1, 15, 16, 17, 32, 69}) {

@@ -19,6 +19,7 @@ inline constexpr int64_t kScanMaxState = 256;
 /// B batch, L length, D channels, N state, G groups of B and C (D % G == 0).
 struct ScanShape {
   int64_t batch = 0, length = 0, channels = 0, state = 0, groups = 1;
+  int64_t unit = 0;  ///< panels of a task, see scan_unit (plan.h); 0: by the channels of a group alone
 
   int64_t segments() const { return (length + kScanSegment - 1) / kScanSegment; }
   int64_t group_channels() const { return channels / groups; }
@@ -112,12 +113,12 @@ struct ScanStepParams {
   T *out = nullptr, *next_state = nullptr;
 };
 
-/// Panels of one task ("unit"), by the channels of a group alone: small enough to
-/// feed several cores, large enough to share the rows of B and C. Never one panel: its
-/// rows are a cache line wide and share lines with their neighbours, which costs half as
-/// much again on one core and twice as much on two (96 channels, 64 k tokens).
+/// Panels of one task ("unit"): small enough to feed several cores, large enough to
+/// share the rows of B and C. One panel alone shares its cache lines with its
+/// neighbours, which costs half as much again.
 inline constexpr int64_t kScanMostUnitPanels = 8;
 inline int64_t scan_unit_panels(const ScanShape& s) {
+  if (s.unit > 0) return s.unit;
   return s.group_panels() >= 64 ? kScanMostUnitPanels : 4;
 }
 inline int64_t scan_units_per_group(const ScanShape& s) {

@@ -62,6 +62,24 @@ ScanPlan chained_plan(const ScanShape& s, int64_t chunks) {
   return plan;
 }
 
+int64_t scan_unit(const ScanShape& s, int64_t cores) {
+  // What a panel costs in a task of so many of them, over its cost in one of four.
+  constexpr double kCost[] = {0, 1.4, 1.15, 1.05};
+  const int64_t usual = scan_unit_panels(s), panels = s.group_panels();
+  const auto tasks = [&](int64_t unit) { return s.batch * s.groups * ((panels + unit - 1) / unit); };
+  if (tasks(usual) >= 2 * cores) return usual;
+  const auto span = [&](int64_t unit) {
+    const double each = static_cast<double>(std::min(unit, panels));
+    return static_cast<double>((tasks(unit) + cores - 1) / cores) * each * (unit < 4 ? kCost[unit] : 1);
+  };
+  int64_t best = usual;
+  double least = 0.95 * span(usual);
+  for (int64_t unit = 3; unit >= 1; unit--) {
+    if (unit < usual && span(unit) < least) best = unit, least = span(unit);
+  }
+  return best;
+}
+
 int64_t scan_chunks(const ScanShape& s, int64_t cores) {
   constexpr int64_t kShortest = 1024;  // tokens that pay for starting a task and passing a state on
   const int64_t tasks = s.batch * scan_units(s);

@@ -45,6 +45,10 @@ ScanPlan dense_plan(const ScanShape& shape);
 /// for few channels and many tokens.
 ScanPlan chained_plan(const ScanShape& shape, int64_t chunks);
 
+/// The panels of a task (ScanShape::unit) that keep `cores` cores busy where the tasks
+/// are few: smaller ones cost more for each panel.
+int64_t scan_unit(const ScanShape& shape, int64_t cores);
+
 /// The chunks that `chained_plan` should make on a machine with `cores` cores; 1
 /// means that `dense_plan` keeps them all busy or that the rows are short.
 int64_t scan_chunks(const ScanShape& shape, int64_t cores);

@@ -53,7 +53,7 @@ void add(T* pairs, int64_t n, Number<T> v) {
 // The same two with complex A, B, C and states.
 template <typename T>
 void scan_pairs_reference(const ScanParams<T>& p) {
-  const auto [B, L, D, values, G] = p.shape;
+  const auto [B, L, D, values, G, unit] = p.shape;
   const int64_t N = values / 2;
   for (int64_t b = 0; b < B; b++) {
     for (int64_t d = 0; d < D; d++) {
@@ -82,7 +82,7 @@ void scan_pairs_reference(const ScanParams<T>& p) {
 template <typename T>
 void scan_pairs_vjp_reference(const ScanVjpParams<T>& q) {
   const ScanParams<T>& p = q.in;
-  const auto [B, L, D, values, G] = p.shape;
+  const auto [B, L, D, values, G, unit] = p.shape;
   const int64_t N = values / 2, group = p.shape.group_channels();
   std::fill(q.dA, q.dA + D * values, T(0));
   std::fill(q.dB, q.dB + (p.B.constant ? D * values : B * L * G * values), T(0));
@@ -152,7 +152,7 @@ template <typename T>
 void scan_reference(const ScanParams<T>& p) {
   namespace r = reference_detail;
   if (p.pairs) return r::scan_pairs_reference(p);
-  const auto [B, L, D, N, G] = p.shape;
+  const auto [B, L, D, N, G, unit] = p.shape;
   for (int64_t b = 0; b < B; b++) {
     for (int64_t d = 0; d < D; d++) {
       std::vector<T> x(N, T(0));
@@ -181,7 +181,7 @@ void scan_vjp_reference(const ScanVjpParams<T>& q) {
   namespace r = reference_detail;
   if (q.in.pairs) return r::scan_pairs_vjp_reference(q);
   const ScanParams<T>& p = q.in;
-  const auto [B, L, D, N, G] = p.shape;
+  const auto [B, L, D, N, G, unit] = p.shape;
   const int64_t group = p.shape.group_channels();
   std::fill(q.dA, q.dA + D * N, T(0));
   std::fill(q.dB, q.dB + (p.B.constant ? D * N : B * L * G * N), T(0));

@@ -51,7 +51,7 @@ struct Values {
   std::vector<int32_t> order;
 
   Values(const Options& options, uint64_t seed) : o(options) {
-    const auto [b, l, d, n, g] = o.shape;
+    const auto [b, l, d, n, g, unit] = o.shape;
     u = random_values(seed, "u", b * l * d, -1, 1);
     delta = o.softplus ? random_values(seed, "delta", b * l * d, -4, 1) : random_values(seed, "delta", b * l * d, o.lo, o.hi);
     if (o.gate) z = random_values(seed, "z", b * l * d, -3, 3);
@@ -129,7 +129,7 @@ struct Problem {
   std::vector<T> checkpoints, workspace;
 
   explicit Problem(const Values& v) : o(v.o), order(v.order), plan(v.o.plan()) {
-    const auto [b, l, d, n, g] = o.shape;
+    const auto [b, l, d, n, g, unit] = o.shape;
     const int64_t gap = o.gap;
     u = {v.u, d, gap};
     delta = {v.delta, d, gap + 1};

@@ -306,30 +306,39 @@ void backward_unit(const SsdVjpParams<T>& q, const Row& row, int64_t c, int64_t 
   const SsdShape& s = p.shape;
   const auto& loops = chunk_loops<T>();
   const int64_t P = s.headdim, N = s.state, Q = s.chunk, heads = last - first;
-  const int64_t values = (3 * heads + 2) * Q * P + Q * N + 3 * square_size(s) + packed_size(std::max(N, Q), P) +
+  const int64_t values = (4 * heads + 2) * Q * P + Q * N + 3 * square_size(s) + packed_size(std::max(N, Q), P) +
                          packed_size(P, Q) + 16 * Q + 16 * 16 + 512;
   Arena<T> memory{scratch<T>(values)};
   T *const x = memory.take(heads * Q * P), *const G = memory.take(heads * Q * P),
-           *const dx = memory.take(heads * Q * P);
+           *const dx = memory.take(heads * Q * P), *const z = memory.take(p.z ? heads * Q * P : 0);
   const int64_t begin = row.first + c * Q, n = std::min(Q, row.first + row.length - begin);
+  // G is the gradient of the output before the gate. Rows that lie pages apart are all read before
+  // one of such rows is written: their addresses agree in the lower bits, by which a load would
+  // wait for the stores before it.
   for (int64_t i = 0; i < n; i++) {
     const int64_t t = begin + i, token = row.batch * s.length + t;
     const bool padding = p.seq_idx && p.seq_idx[token] < 0;
     for (int64_t h = first; h < last; h++) {
       const int64_t at = (token * s.heads + h) * P, to = ((h - first) * Q + i) * P;
-      // G is the gradient of the output before the gate.
       if (padding) {
-        std::fill_n(x + to, P, T(0));
-        std::fill_n(G + to, P, T(0));
-        if (p.z) std::fill_n(q.dz + at, P, T(0));
+        for (T* const rows : {x, G, dx}) std::fill_n(rows + to, P, T(0));
+        if (p.z) std::fill_n(z + to, P, T(0));
         continue;
       }
       std::copy_n(p.x.row(row.batch, t, h), P, x + to);
-      if (p.z) {
-        loops.gate_vjp(P, q.dout + at, p.before_gate + at, p.z.row(row.batch, t, h), G + to, q.dz + at);
-      } else {
-        std::copy_n(q.dout + at, P, G + to);
-      }
+      std::copy_n(q.dout + at, P, G + to);
+      if (!p.z) continue;
+      std::copy_n(p.before_gate + at, P, dx + to);  // dx is of use only later
+      std::copy_n(p.z.row(row.batch, t, h), P, z + to);
+    }
+  }
+  if (p.z) {
+    for (int64_t h = 0; h < heads; h++)
+      loops.gate_vjp(n * P, G + h * Q * P, dx + h * Q * P, z + h * Q * P, G + h * Q * P, z + h * Q * P);
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t token = row.batch * s.length + begin + i;
+      for (int64_t h = first; h < last; h++)
+        std::copy_n(z + ((h - first) * Q + i) * P, P, q.dz + (token * s.heads + h) * P);
     }
   }
   for (int64_t h = first; h < last; h++) {
