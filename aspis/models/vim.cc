@@ -93,13 +93,18 @@ VimMixer::VimMixer(const MambaConfig& c, bool divide_out, const Init& init)
 }
 
 mx::array VimMixer::operator()(const mx::array& h) const {
+  // Halving the weights is exact, and cheaper than halving the activations.
+  const auto weight = divide_out_ ? out_proj.weight * mx::array(0.5f, out_proj.weight.dtype()) : out_proj.weight;
+  const MambaBranch forwards{conv1d, x_proj, dt_proj, A_log, D}, backwards{conv1d_b, x_proj_b, dt_proj_b, A_b_log, D_b};
+  const int64_t from = mamba_in_one_from(h.shape(1), inner_, training());
+  const bool half = h.dtype() == mx::bfloat16 || h.dtype() == mx::float16;
+  if (!half && from > 0 && h.shape(0) >= from) {
+    return mamba_block(h, in_proj.weight, {forwards.weights({}), backwards.weights({std::nullopt, true})}, weight);
+  }
   const auto copies = fan_out(h, 2);
   const auto halves = split_sizes(in_proj.weight, {inner_, inner_}, 0);
   const auto x = fan_out(linear(copies[0], halves[0]), 2), z = fan_out(linear(copies[1], halves[1]), 2);
-  const auto y = add_n({MambaBranch{conv1d, x_proj, dt_proj, A_log, D}(x[0], z[0], {}),
-                        MambaBranch{conv1d_b, x_proj_b, dt_proj_b, A_b_log, D_b}(x[1], z[1], {std::nullopt, true})});
-  // Halving the weights is exact, and cheaper than halving the activations.
-  const auto weight = divide_out_ ? out_proj.weight * mx::array(0.5f, out_proj.weight.dtype()) : out_proj.weight;
+  const auto y = add_n({forwards(x[0], z[0], {}), backwards(x[1], z[1], {std::nullopt, true})});
   return linear(y, weight);
 }
 

@@ -127,6 +127,10 @@ ModelCost VisionMamba::cost() const {
   // direction's arrays at a time. The backward pass of a direction holds the
   // gradients of the same arrays besides.
   const int64_t direction = L * (5 * I + R + 2 * N);
+  if (config_.merge != "vmamba") cost.in_one_from = mamba_in_one_from(L, I, true);
+  // As one operation a direction keeps its input and output alone.
+  cost.in_one_kept_bytes = cost.kept_bytes + 4 * config_.depth * L * E * (2 + config_.directions());
+  cost.in_one_backward_bytes = 4 * L * E * (2 + 2 * config_.directions());
   cost.kept_bytes +=
       4 * config_.depth * (2 * L * E + config_.directions() * (direction + I * N * ((L + 31) / 32)));
   cost.transient_bytes = 4 * (L * E * (2 + config_.directions()) + direction);

@@ -3,14 +3,17 @@
 #include <fmt/format.h>
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "aspis/base/error.h"
+#include "aspis/base/parallel.h"
 #include "aspis/nn/branch.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/gated_norm/gated_norm.h"
 #include "aspis/ops/linear/linear.h"
+#include "aspis/ops/mamba_block/mamba_block.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 
 namespace aspis {
@@ -37,10 +40,13 @@ void require_width(const mx::array& h, size_t ndim, int64_t width) {
 Residual run_blocks(const LayerNorm& norm, const std::vector<const MambaBlock*>& blocks,
                     const std::vector<ScanDirection>& directions, const Residual& h, float scale = 1) {
   auto [n, sum] = norm(h);
-  const auto copies = fan_out(n, 2 * static_cast<int>(blocks.size()));
+  const bool in_one = !blocks.empty() && blocks[0]->runs_in_one(n);
+  const int readers = in_one ? 1 : 2;
+  const auto copies = fan_out(n, readers * static_cast<int>(blocks.size()));
   std::vector<mx::array> outs;
   for (size_t k = 0; k < blocks.size(); k++) {
-    outs.push_back(blocks[k]->forward(copies[2 * k], copies[2 * k + 1], directions[k], scale));
+    outs.push_back(in_one ? blocks[k]->in_one(copies[k], directions[k], scale)
+                          : blocks[k]->forward(copies[2 * k], copies[2 * k + 1], directions[k], scale));
   }
   return {std::move(sum), outs.size() == 1 ? outs[0] : add_n(outs)};
 }
@@ -99,7 +105,45 @@ MambaBlock::MambaBlock(const MambaConfig& config, const Init& init, std::string_
   add_child("out_proj", out_proj);
 }
 
+MambaBlockBranch MambaBranch::weights(const ScanDirection& direction) const {
+  return {conv1d.weight,
+          conv1d.bias,
+          x_proj.weight,
+          dt_proj.weight,
+          *dt_proj.bias,
+          mx::negative(ops::exp(A_log)),
+          D,
+          direction.reverse,
+          direction.order};
+}
+
+// The figures behind this are in ops/mamba_block/README.md: a sample is a task, and in
+// the backward what lies between the projections must fit into a second-level cache.
+int64_t mamba_in_one_from(int64_t tokens, int64_t inner, bool training) {
+  constexpr int64_t kLeast = 8, kTasksOfACore = 4;
+  constexpr int64_t kMostValues = 1 << 15, kMostCores = 16;  // of training
+  const int64_t cores = planned_cores();
+  if (training && (tokens * inner > kMostValues || cores > kMostCores)) return 0;
+  return std::max(kLeast, kTasksOfACore * cores);
+}
+
+bool MambaBlock::runs_in_one(const mx::array& h) const {
+  if (h.ndim() != 3 || h.dtype() == mx::bfloat16 || h.dtype() == mx::float16) return false;
+  const int64_t from = mamba_in_one_from(h.shape(1), config_.inner(), training());
+  return from > 0 && h.shape(0) >= from;
+}
+
+mx::array MambaBlock::in_one(const mx::array& h, const ScanDirection& direction, float scale) const {
+  require_width(h, 3, config_.width);
+  const MambaBranch branch{conv1d, x_proj, dt_proj, A_log, D};
+  // Scaled weights are cheaper than scaled activations.
+  const auto& weight = out_proj.weight;
+  return mamba_block(h, in_proj.weight, {branch.weights(direction)},
+                     scale == 1 ? weight : weight * mx::array(scale, weight.dtype()));
+}
+
 mx::array MambaBlock::operator()(const mx::array& h, const ScanDirection& direction) const {
+  if (runs_in_one(h)) return in_one(h, direction);
   const auto copies = fan_out(h, 2);
   return forward(copies[0], copies[1], direction);
 }

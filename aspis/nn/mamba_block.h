@@ -13,6 +13,7 @@
 #include "aspis/nn/norm.h"
 #include "aspis/nn/scan_order.h"
 #include "aspis/nn/sequence_mixer.h"
+#include "aspis/ops/mamba_block/mamba_block.h"
 
 namespace aspis {
 
@@ -41,7 +42,13 @@ struct MambaBranch {
   /// Convolution, projections and scan of x {B, L, inner} in one direction, gated with z if there is one.
   mx::array operator()(const mx::array& x, const std::optional<mx::array>& z,
                        const ScanDirection& direction) const;
+  /// The same as a branch of `mamba_block`.
+  MambaBlockBranch weights(const ScanDirection& direction) const;
 };
+
+/// The batch from which a block of so many tokens and inner channels runs as one
+/// operation (ops/mamba_block), 0: never. Depends on `planned_cores`.
+int64_t mamba_in_one_from(int64_t tokens, int64_t inner, bool training);
 
 /// The Mamba-1 block (Gu and Dao 2023, figure 3), without norm and residual:
 ///
@@ -67,6 +74,10 @@ class MambaBlock final : public SequenceMixer {
   /// The output is multiplied by `scale`.
   mx::array forward(const mx::array& h_for_x, const mx::array& h_for_z, const ScanDirection& direction,
                     float scale = 1) const;
+  /// Whether `operator()` and the blocks over one norm run it as one operation.
+  bool runs_in_one(const mx::array& h) const;
+  /// The same as one operation, which computes everything again in the backward.
+  mx::array in_one(const mx::array& h, const ScanDirection& direction, float scale = 1) const;
 
   State initial_state(int64_t batch) const override;
   std::pair<mx::array, State> prefill(const mx::array& h, const State& state) const override;

@@ -1,6 +1,9 @@
 #include "aspis/nn/mamba_block.h"
 
 #include <mlx/ops.h>
+#include <mlx/random.h>
+
+#include <functional>
 
 #include "aspis/base/error.h"
 #include "aspis/nn/test_support.h"
@@ -178,6 +181,35 @@ TEST_CASE("bad_sizes_and_modes_are_refused") {
   const MambaBlock block(kSmall, Init());
   CHECK_THROWS_WITH_AS(block(mx::zeros({2, 5, 11})), doctest::Contains("{B, L, 12}"), Error);
   CHECK_THROWS_AS(block(mx::zeros({2, 12})), Error);
+}
+
+TEST_CASE("a large batch runs as one operation and gives what its parts give") {
+  const MambaConfig config{.width = 6, .state = 3};
+  MambaBlock block(config, Init(3));
+  const int64_t from = mamba_in_one_from(5, config.inner(), true);
+  if (from == 0) return;  // a machine with many cores
+  const int B = static_cast<int>(from), half = B / 2;
+  const auto h = mx::random::normal({B, 5, 6}, mx::random::key(1));
+  const auto rows = [&](int first, int last) { return mx::slice(h, {first, 0, 0}, {last, 5, 6}); };
+  REQUIRE(block.runs_in_one(h));
+  REQUIRE(!block.runs_in_one(rows(0, half)));
+  for (const bool reverse : {false, true}) {
+    const ScanDirection direction{std::nullopt, reverse};
+    const auto whole = [&] { return block(h, direction); };
+    const auto parts = [&] {
+      return mx::concatenate({block(rows(0, half), direction), block(rows(half, B), direction)}, 0);
+    };
+    CHECK(normalised_error(whole(), parts()) < 1e-5);
+    const auto gradients = [&](const std::function<mx::array()>& f) {
+      const LossFn loss = [&](const std::vector<mx::array>&) {
+        return std::vector<mx::array>{mx::sum(mx::square(f()))};
+      };
+      return value_and_grad(block, loss, {}).gradients;
+    };
+    const auto got = gradients(whole), want = gradients(parts);
+    REQUIRE(got.size() == want.size());
+    for (size_t i = 0; i < got.size(); i++) CHECK(normalised_error(got[i], want[i]) < 1e-4);
+  }
 }
 
 }  // namespace aspis

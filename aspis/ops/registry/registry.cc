@@ -16,6 +16,7 @@
 #include "aspis/ops/layer_norm/layer_norm_cases.h"
 #include "aspis/ops/linear/linear_cases.h"
 #include "aspis/ops/mamba3/mamba3_cases.h"
+#include "aspis/ops/mamba_block/mamba_block_cases.h"
 #include "aspis/ops/optimizers/optimizers_cases.h"
 #include "aspis/ops/pool/pool_cases.h"
 #include "aspis/ops/pscan/pscan_cases.h"
@@ -32,6 +33,7 @@ namespace aspis {
 const std::vector<harness::OpEntry>& op_registry() {
   static const std::vector<harness::OpEntry> entries = {
       selective_scan_entry(),
+      mamba_block_entry(),
       ssd_entry(),
       mamba3_entry(),
       pscan_entry(),
