@@ -5,6 +5,8 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <map>
 #include <set>
@@ -13,6 +15,10 @@
 #include <thread>
 #include <vector>
 
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "aspis/base/cgroup.h"
 #include "aspis/base/clock.h"
 #include "aspis/base/cpu.h"
 #include "aspis/base/error.h"
@@ -372,6 +378,56 @@ TEST_CASE("the default team has the cores that are usable") {
   CHECK(div_ceil(1, 4) == 1);
   CHECK(div_ceil(8, 4) == 2);
   CHECK(div_ceil(9, 4) == 3);
+}
+
+TEST_CASE("the tightest CPU quota of a control group and those above it holds") {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::temp_directory_path() / ("aspis_cgroup_" + std::to_string(::getpid()));
+  const auto write = [&](const char* file, const char* text) {
+    fs::create_directories((root / file).parent_path());
+    std::ofstream(root / file) << text;
+  };
+  const auto cores = [&](const char* groups) { return cgroup_cores(root.string(), groups); };
+  CHECK(cores("0::/a/b\n") == 0);
+  write("a/cpu.max", "300000 100000\n");
+  write("a/b/cpu.max", "max 100000\n");
+  CHECK(cores("0::/a/b\n") == 3);
+  CHECK(cores("0::/other\n") == 0);
+  CHECK(cores("0::/\n") == 0);
+  CHECK(cores("garbage") == 0);
+  write("a/b/cpu.max", "150000 100000\n");
+  CHECK(cores("0::/a/b\n") == 1.5);
+  CHECK(cores("0::/a\n") == 3);
+  CHECK(cores("0::/a/../a/b\n") == 0);
+  // Version 1, where the controller has a tree of its own.
+  write("cpu,cpuacct/c/cpu.cfs_quota_us", "-1\n");
+  write("cpu,cpuacct/c/cpu.cfs_period_us", "100000\n");
+  CHECK(cores("5:memory:/a\n4:cpu,cpuacct:/c\n") == 0);
+  write("cpu,cpuacct/c/cpu.cfs_quota_us", "200000\n");
+  CHECK(cores("5:memory:/a\n4:cpu,cpuacct:/c\n") == 2);
+  CHECK(cores("4:cpuset:/c\n") == 0);
+  // In a container the limit stands at the root, whatever the path says.
+  write("cpu.max", "100000 100000\n");
+  CHECK(cores("0::/not/here\n") == 1);
+  fs::remove_all(root);
+}
+
+TEST_CASE("a team without work takes no processor time") {
+  const ThreadScope threads(4);
+  std::atomic<int> done{0};
+  parallel_for(64, [&](int64_t) { done++; });
+  CHECK(done == 64);
+  const auto used = [] {
+    rusage u{};
+    getrusage(RUSAGE_SELF, &u);
+    return static_cast<double>(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           1e-6 * static_cast<double>(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+  };
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));  // helpers look for work for some 50 us
+  const double before = used();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  // Processor time, not wall time: one spinning helper alone would take 0.1 s, on a busy machine less than that.
+  CHECK(used() - before < 0.01);
 }
 
 // --- utf8.h ------------------------------------------------------------------

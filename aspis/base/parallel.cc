@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -17,6 +18,7 @@
 #include <sched.h>
 #endif
 
+#include "aspis/base/cgroup.h"
 #include "aspis/base/ftz.h"
 
 
@@ -34,23 +36,6 @@ int affinity_cores() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-// CPU quota of the cgroup in cores, or 0 if there is none.
-double cgroup_quota() {
-#if defined(__linux__)
-  std::string quota;
-  double period = 0;
-  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> quota >> period) {
-    if (quota == "max" || period <= 0) return 0;
-    return std::atof(quota.c_str()) / period;
-  }
-  double us = -1;
-  std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> us;
-  std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
-  if (us > 0 && period > 0) return us / period;
-#endif
-  return 0;
-}
-
 int count_from_environment(const char* name) {
   const char* text = std::getenv(name);
   if (!text) return 0;
@@ -65,9 +50,13 @@ int count_from_environment(const char* name) {
 int available_cores() {
   static const int cores = [] {
     int n = affinity_cores();
-    if (const double quota = cgroup_quota(); quota > 0) {
+#if defined(__linux__)
+    std::ifstream groups("/proc/self/cgroup");
+    const std::string text{std::istreambuf_iterator<char>(groups), std::istreambuf_iterator<char>()};
+    if (const double quota = cgroup_cores("/sys/fs/cgroup", text); quota > 0) {
       n = std::min(n, std::max(1, static_cast<int>(std::floor(quota + 0.5))));
     }
+#endif
     return n;
   }();
   return cores;
