@@ -73,7 +73,7 @@ TEST_CASE("a memory plan that does not fit is refused with its numbers") {
     CHECK(std::string(e.what()).find("batch 64") != std::string::npos);
   }
   const auto model = make_model("vision_mamba_fmnist");
-  const MemoryPlan small = plan_memory(*model, 8, 1000), large = plan_memory(*model, 800, 1000);
+  const MemoryPlan small = plan_memory(*model, 800, 1000), large = plan_memory(*model, 80000, 1000);
   CHECK(small.activations > 0);
   CHECK(large.activations == doctest::Approx(100 * small.activations));
 }

@@ -38,6 +38,7 @@ namespace {
 
 constexpr int kMostSkippedInARow = 10;
 constexpr int kMostFailedSaves = 3;
+constexpr int kStepsOfPeak = 3;  // after which the peak of memory is noted down
 
 // Where a run stands; saved as state.json beside the weights.
 struct Position {
@@ -272,7 +273,9 @@ class Trainer {
     t.erase_prob = o_.erase;
     t.seed = o_.seed;
     const int64_t bytes = train_set_->size() * int64_t{t.height} * t.width * t.channels;
-    require_memory(plan_memory(*model_, o_.batch, bytes), o_.batch);
+    plan_ = plan_memory(*model_, o_.batch, bytes,
+                        2 * (2 + state_count(optimizer_kind(o_.optimizer)) + (o_.ema > 0 ? 1 : 0)));
+    require_memory(plan_, o_.batch);
 
     data::LoaderOptions loader;
     loader.batch_size = o_.batch;
@@ -384,6 +387,7 @@ class Trainer {
 
   // One batch: gradients, norm, update in one evaluation of the graph.
   void one_step(const data::Batch& b) {
+    if (steps_here_ == 0) mx::reset_peak_memory();
     const double start = monotonic_seconds();
     model_->train();
     CrossEntropyOptions loss_options;
@@ -418,6 +422,11 @@ class Trainer {
     const double seconds = monotonic_seconds() - start;
     at_.train_seconds += seconds;
     record_step(b, loss, grad_norm, rate, seconds);
+    if (++steps_here_ == kStepsOfPeak && folder_) {
+      folder_->log(fmt::format("memory of a step: {} at its peak, {} planned (parameters, optimizer, activations)",
+                               format_bytes(static_cast<double>(mx::get_peak_memory())),
+                               format_bytes(plan_.parameters + plan_.activations)));
+    }
   }
 
   static int64_t count_correct(const mx::array& logits, const std::vector<int32_t>& labels) {
@@ -664,6 +673,8 @@ class Trainer {
   std::unique_ptr<ImageModel> model_;
   std::unique_ptr<data::Loader> train_loader_, eval_loader_;
   std::unique_ptr<Optimizer> optimizer_;
+  MemoryPlan plan_;
+  int64_t steps_here_ = 0;  // of this process
   std::unique_ptr<RunFolder> folder_;
   std::unique_ptr<report::MetricsSink> sinks_;
   CosineSchedule schedule_;
@@ -682,10 +693,9 @@ class Trainer {
 
 TrainResult train(const TrainOptions& options, const TrainContext& context) { return Trainer(options, context).run(); }
 
-MemoryPlan plan_memory(const ImageModel& model, int64_t batch, int64_t data_bytes) {
+MemoryPlan plan_memory(const ImageModel& model, int64_t batch, int64_t data_bytes, int copies) {
   MemoryPlan plan;
-  // Parameters, gradients and two moments, and a second set while an update runs.
-  plan.parameters = 8.0 * static_cast<double>(model.parameter_bytes());
+  plan.parameters = static_cast<double>(copies) * static_cast<double>(model.parameter_bytes());
   plan.activations = static_cast<double>(model.cost().training_bytes(batch));
   plan.data = static_cast<double>(data_bytes);
   plan.engine = 300e6;  // program, engine, loader buffers

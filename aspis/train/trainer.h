@@ -52,8 +52,9 @@ struct MemoryPlan {
   double total() const { return parameters + activations + data + engine; }
 };
 
-/// What `options` would need; builds the model but no batch.
-MemoryPlan plan_memory(const ImageModel& model, int64_t batch, int64_t data_bytes);
+/// What a run with this model and batch needs. `copies` of the parameters: with AdamW
+/// parameters, gradients and two moments, and a second set while an update runs.
+MemoryPlan plan_memory(const ImageModel& model, int64_t batch, int64_t data_bytes, int copies = 8);
 
 /// Throws Error(kDevice) with the numbers if `plan` does not fit into the memory
 /// that is available now.

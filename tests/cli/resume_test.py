@@ -53,6 +53,22 @@ def interrupted_run_saves_inside_the_epoch_and_resumes_bit_exactly():
     expect(numbers == sorted(numbers), "steps of metrics.csv are not in order")
 
 
+def another_optimizer_with_averages_resumes_bit_exactly():
+    options = [*SMALL, "--epochs", "2", "--optimizer", "muon", "--ema", "0.9"]
+    r = aspis("train", *options, "--out", path("muon"))
+    expect(r.returncode == 0, "the run failed", r)
+    p = start("train", *options, "--out", path("muon2"))
+    wait_for(lambda: lines_of(path("muon2/metrics.jsonl")) >= 3, "step 3")
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=60)
+    r = aspis("train", "--resume", path("muon2"))
+    expect(r.returncode == 0, "resume failed", r)
+    expect(checkpoint("muon") == checkpoint("muon2"), "the resumed run ends with other weights, moments or averages")
+    expect(checkpoint("muon") != whole_run(), "the optimizer makes no difference")
+    r = aspis("train", "--resume", path("muon2"), "--optimizer", "sgd")
+    expect(r.returncode == 2 and "--optimizer" in r.stderr, "a resumed run with another optimizer was accepted", r)
+
+
 def thread_count_and_loader_threads_do_not_change_the_result():
     want = whole_run()
     r = aspis("train", *SMALL, "--epochs", "3", "--out", path("threads"), "--threads", "1", "--loader-threads", "3")
@@ -74,5 +90,6 @@ def resume_refuses_another_batch_size():
 
 
 run_all([killed_run_resumes_bit_exactly, interrupted_run_saves_inside_the_epoch_and_resumes_bit_exactly,
+         another_optimizer_with_averages_resumes_bit_exactly,
          thread_count_and_loader_threads_do_not_change_the_result, another_seed_gives_another_result,
          resume_refuses_another_batch_size])
