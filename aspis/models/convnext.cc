@@ -12,7 +12,6 @@
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
 #include "aspis/ops/add_n/add_n.h"
-#include "aspis/ops/gelu/gelu.h"
 #include "aspis/ops/reduce/reduce.h"
 
 namespace aspis {
@@ -90,7 +89,8 @@ ConvNext::Block::Block(const ConvNextConfig& c, int64_t width, double drop_rate,
 
 mx::array ConvNext::Block::operator()(const mx::array& x) const {
   const auto copies = fan_out(x, 2);
-  return add_n({copies[0], drop_path(scaled(mlp.fc2, gelu(mlp.fc1(norm(conv_dw(copies[1])))), gamma))});
+  return add_n(
+      {copies[0], drop_path(scaled(mlp.fc2, mlp.fc1(norm(conv_dw(copies[1])), Activation::kGelu), gamma))});
 }
 
 ConvNext::Stage::Stage(const ConvNextConfig& c, size_t index, const std::vector<double>& rates, const Init& init) {

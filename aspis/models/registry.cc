@@ -6,6 +6,8 @@
 
 #include "aspis/io/config_json.h"
 #include "aspis/models/convnext.h"
+#include "aspis/models/edifice_mambavision.h"
+#include "aspis/models/edu_hybrid.h"
 #include "aspis/models/mambavision.h"
 #include "aspis/models/resnet.h"
 #include "aspis/models/vim.h"
@@ -45,6 +47,8 @@ const std::vector<Family>& families() {
       family<Vim, VimConfig>("vim"),
       family<MambaVision, MambaVisionConfig>("mambavision"),
       family<VMamba, VMambaConfig>("vmamba"),
+      family<EduHybrid, EduHybridConfig>("edu_hybrid"),
+      family<EdificeMambaVision, EdificeConfig>("edifice_mambavision"),
       family<Vit, VitConfig>("vit"),
       family<ConvNext, ConvNextConfig>("convnext"),
       family<ResNet, ResNetConfig>("resnet"),
@@ -140,6 +144,20 @@ const std::vector<ModelEntry>& model_table() {
        R"({"model_type": "vmamba", "depths": [2, 2, 20, 2], "ssm_ratio": 1, "drop_path_rate": 0.3, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
       {"vmamba_base_s1l20", "vmamba", "VMamba-B, inner width 1, 20 blocks in level 2",
        R"({"model_type": "vmamba", "dim": 128, "depths": [2, 2, 20, 2], "ssm_ratio": 1, "drop_path_rate": 0.5, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
+      {"edifice_mambavision_tiny", "edifice_mambavision", "MambaVision as Edifice 0.2.0 builds it, tiny; without classes",
+       R"({"model_type": "edifice_mambavision", "compat": true})"},
+      {"edifice_mambavision_small", "edifice_mambavision", "MambaVision as Edifice 0.2.0 builds it, small; without classes",
+       R"({"model_type": "edifice_mambavision", "compat": true, "dim": 96, "depths": [3, 3, 7, 5]})"},
+      {"edifice_mambavision_base", "edifice_mambavision", "MambaVision as Edifice 0.2.0 builds it, base; without classes",
+       R"({"model_type": "edifice_mambavision", "compat": true, "dim": 128, "depths": [3, 3, 10, 5]})"},
+      {"edu_v1_tiny", "edu_hybrid", "teaching hybrid as in the text of its script, 10 classes; no state space in it",
+       R"({"model_type": "edu_hybrid", "version": 1, "embed_dim": 192, "depth": 6, "num_heads": 6, "num_classes": 10})"},
+      {"edu_v1_small", "edu_hybrid", "teaching hybrid as in the text of its script, 10 classes; no state space in it",
+       R"({"model_type": "edu_hybrid", "version": 1, "embed_dim": 384, "depth": 8, "num_heads": 8, "num_classes": 10})"},
+      {"edu_v2_tiny", "edu_hybrid", "teaching hybrid as in the code of its script, 10 classes; no state space in it",
+       R"({"model_type": "edu_hybrid", "version": 2, "embed_dim": 192, "depth": 6, "num_heads": 6, "num_classes": 10})"},
+      {"edu_v2_small", "edu_hybrid", "teaching hybrid as in the code of its script, 10 classes; no state space in it",
+       R"({"model_type": "edu_hybrid", "version": 2, "embed_dim": 384, "depth": 8, "num_heads": 8, "num_classes": 10})"},
       {"vit_tiny_patch16_224", "vit", "ViT-Ti/16 (Dosovitskiy et al. 2021), timm's layout", R"({"model_type": "vit"})"},
       {"vit_small_patch16_224", "vit", "ViT-S/16", R"({"model_type": "vit", "embed_dim": 384, "num_heads": 6})"},
       {"vit_base_patch16_224", "vit", "ViT-B/16", R"({"model_type": "vit", "embed_dim": 768, "num_heads": 12})"},

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "aspis/models/config_fields.h"
+#include "aspis/nn/pool.h"
 #include "aspis/nn/position_table.h"
 
 namespace aspis {
@@ -105,20 +106,16 @@ Vit::Vit(const VitConfig& c, uint64_t seed)
 
 Residual Vit::run(const mx::array& images, Maps* maps) const {
   check_images(images);
-  const int64_t p = config_.patch_size, h = config_.patches(images.shape(1)), w = config_.patches(images.shape(2)),
+  const int64_t h = config_.patches(images.shape(1)), w = config_.patches(images.shape(2)),
                 native = config_.patches(config_.img_size);
   const auto B = images.shape(0), M = elem(h * w), E = elem(config_.embed_dim);
-  const int below = static_cast<int>(h * p) - images.shape(1), right = static_cast<int>(w * p) - images.shape(2);
-  const auto whole = below + right > 0
-                         ? mx::pad(images, {{0, 0}, {0, below}, {0, right}, {0, 0}}, mx::array(0, images.dtype()))
-                         : images;
   auto positions = pos_embed;
   if (h != native || w != native) {
     const auto table =
         resize_positions(mx::slice(pos_embed, {0, 1, 0}, {1, pos_embed.shape(1), E}), {native, native}, {h, w});
     positions = mx::concatenate({mx::slice(pos_embed, {0, 0, 0}, {1, 1, E}), table}, 1);
   }
-  const auto patches = mx::reshape(patch_embed(whole), {B, M, E});
+  const auto patches = mx::reshape(patch_embed(padded_to_patches(images, config_.patch_size)), {B, M, E});
   Residual x{mx::concatenate({mx::broadcast_to(cls_token, {B, 1, E}), patches}, 1) + positions, std::nullopt};
   for (const auto& block : blocks) {
     x = pass(*block, x, [&block = *block](const Residual& r) { return block.forward(r); });

@@ -15,4 +15,7 @@ namespace mx = mlx::core;
 /// least value of the dtype.
 mx::array max_pool(const mx::array& x, int64_t window, int64_t stride, int64_t padding);
 
+/// Images {B, H, W, C} with zeros below and to the right up to multiples of `patch`.
+mx::array padded_to_patches(const mx::array& images, int64_t patch);
+
 }  // namespace aspis
