@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "aspis/models/config_fields.h"
+#include "aspis/nn/directional_mixer.h"
 
 namespace aspis {
 
@@ -15,6 +16,13 @@ void BackboneConfig::check_common(const std::string& where, ErrorKind kind) cons
   config::in_range(where, kind, "in_channels", in_channels, 1, 1 << 12);
   config::in_range(where, kind, "num_classes", num_classes, 0, 1 << 24);
   config::in_range(where, kind, "drop_path_rate", drop_path_rate, 0.0, 0.99);
+}
+
+void MixerChoice::check_mixer(const std::string& where, ErrorKind kind, int64_t d_state) const {
+  config::one_of(where, kind, "mixer", mixer, mixer_names());
+  if (num_directions != 0 && num_directions != 4)
+    config::in_range(where, kind, "num_directions", num_directions, 0, 2);
+  if (mixer == "mamba3") config::in_range(where, kind, "d_state (with mixer mamba3)", d_state, 4, 1 << 12);
 }
 
 ModelCost Backbone::cost() const {
@@ -33,18 +41,6 @@ mx::array Backbone::classify(const mx::array& pooled) const {
                         .hint = "set num_classes, or use the features"};
   });
   return (*head)(pooled);
-}
-
-Residual Backbone::pass(Module& block, const Residual& x,
-                        const std::function<Residual(const Residual&)>& f) const {
-  return recompute_ && training() ? recomputed(block, f, x) : f(x);
-}
-
-mx::array Backbone::pass(Module& block, const mx::array& x,
-                         const std::function<mx::array(const mx::array&)>& f) const {
-  if (!recompute_ || !training()) return f(x);
-  return recomputed(block, [f](const std::vector<mx::array>& in) { return std::vector<mx::array>{f(in[0])}; },
-                    {x})[0];
 }
 
 bool Backbone::Maps::wanted() const {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,7 +8,6 @@
 #include "aspis/base/error.h"
 #include "aspis/models/image_model.h"
 #include "aspis/nn/linear.h"
-#include "aspis/nn/recompute.h"
 
 namespace aspis {
 
@@ -25,6 +23,18 @@ struct BackboneConfig {
   void check_common(const std::string& where, ErrorKind kind) const;
 };
 
+/// Which Mamba block a family mixes with; keys of config.json in the same words.
+struct MixerChoice {
+  std::string mixer = "mamba1";  ///< "mamba1", "mamba2", "mamba3"
+  int64_t num_directions = 0;  ///< over the map: 1, 2 or 4, each with a block of its own; 0: what the family does
+
+  /// The layer of the family itself and no DirectionalMixer.
+  bool own() const { return mixer == "mamba1" && num_directions == 0; }
+  int64_t directions(int64_t usual) const { return num_directions > 0 ? num_directions : usual; }
+  /// Throws `kind`, naming the key.
+  void check_mixer(const std::string& where, ErrorKind kind, int64_t d_state) const;
+};
+
 /// The shared part of those families: sizes, head and cost.
 class Backbone : public ImageModel {
  public:
@@ -33,19 +43,11 @@ class Backbone : public ImageModel {
   /// Counted on the graph of one image of `img_size`.
   ModelCost cost() const override;
   mx::array classify(const mx::array& pooled) const override;
-  void checkpoint_gradients(bool on) override { recompute_ = on; }
 
  protected:
   explicit Backbone(const BackboneConfig& config) : base_(config) {}
   /// Throws Error(kUsage) unless the images are {B, H, W, in_channels} with H, W >= `smallest`.
   void check_images(const mx::array& images, int64_t smallest = 1) const;
-  /// The classifier of `classify`; null without classes.
-  virtual const Linear* classifier() const = 0;
-
-  /// f(x), f being what `block` does, under `checkpoint_gradients`.
-  Residual pass(Module& block, const Residual& x, const std::function<Residual(const Residual&)>& f) const;
-  mx::array pass(Module& block, const mx::array& x, const std::function<mx::array(const mx::array&)>& f) const;
-
   /// Receives the maps of the stages in turn and keeps those that are asked for.
   class Maps {
    public:
@@ -64,7 +66,6 @@ class Backbone : public ImageModel {
 
  private:
   BackboneConfig base_;
-  bool recompute_ = false;
 };
 
 }  // namespace aspis

@@ -41,6 +41,7 @@ class ConvNext final : public Backbone {
   explicit ConvNext(const ConvNextConfig& config, uint64_t seed = 0);
   std::string type_name() const override { return "ConvNext"; }
   std::string model_type() const override { return "convnext"; }
+  const Linear* classifier() const override { return head.get(); }
   std::string config_json() const override { return config_.to_json(); }
   const ConvNextConfig& config() const { return config_; }
 
@@ -50,9 +51,6 @@ class ConvNext final : public Backbone {
   mx::array pool(const mx::array& features) const override;
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
-
- protected:
-  const Linear* classifier() const override { return head.get(); }
 
  private:
   struct Block final : Module {

@@ -11,6 +11,7 @@
 
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
+#include "aspis/nn/directional_mixer.h"
 #include "aspis/nn/pool.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/attention/attention.h"
@@ -38,6 +39,8 @@ void visit_fields(V&& v, EdificeConfig& c) {
   v("d_conv", c.d_conv);
   v("num_classes", c.num_classes);
   v("compat", c.compat);
+  v("mixer", c.mixer);
+  v("num_directions", c.num_directions);
 }
 
 const EdificeConfig& checked(const EdificeConfig& config) {
@@ -139,6 +142,7 @@ void EdificeConfig::check(const std::string& where, ErrorKind kind) const {
   config::in_range(where, kind, "dropout", dropout, 0.0, 0.99);
   config::in_range(where, kind, "d_state", d_state, 1, 256);
   config::in_range(where, kind, "d_conv", d_conv, 1, 64);
+  check_mixer(where, kind, d_state);
   for (size_t i = 2; i < kStages; i++)
     config::divides(where, kind, "num_heads", num_heads[i], "the width of its stage", width(i));
 }
@@ -190,7 +194,12 @@ struct EdificeMambaVision::Block final : FlatBlock {
       part(name, *layer);
     };
     part("norm1", norm1);
-    if (scans) {
+    if (scans && !c.own()) {
+      directional = std::make_unique<DirectionalMixer>(
+          MixerConfig{.kind = c.mixer, .width = width, .state = c.d_state, .conv = c.d_conv, .expand = 1},
+          c.directions(1), root.child(prefix + "mixer"));
+      part("mixer", *directional);
+    } else if (scans) {
       linear_layer("mixer_in_proj", in_proj, width, width);
       ssm_conv = std::make_unique<TokenConv>(half, c.d_conv, root.child(prefix + "mixer_ssm_conv"));
       part("mixer_ssm_conv", *ssm_conv);
@@ -215,7 +224,7 @@ struct EdificeMambaVision::Block final : FlatBlock {
     linear_layer("mlp_down", mlp_down, c.mlp_ratio * width, width);
     part("drop1", drop1);
     part("drop2", drop2);
-    if (scans && c.compat) {
+    if (scans && c.compat && c.own()) {
       std::vector<float> decays;
       for (int64_t d = 0; d < half; d++) {
         for (int64_t n = 1; n <= c.d_state; n++) decays.push_back(-std::log(static_cast<float>(n)));
@@ -224,11 +233,14 @@ struct EdificeMambaVision::Block final : FlatBlock {
     }
   }
   std::string type_name() const override { return qkv ? "AttentionBlock" : "MambaBlock"; }
-
-  Residual forward(const Residual& x) const {
+  Residual forward(const Residual& x, const std::vector<int64_t>& grid) const {
     auto [n1, before] = norm1(x);
-    auto [n2, middle] = norm2(Residual{before, drop1(qkv ? attend(n1) : scan(n1))});
+    const auto mixed = qkv ? attend(n1) : directional ? mix(n1, grid) : scan(n1);
+    auto [n2, middle] = norm2(Residual{before, drop1(mixed)});
     return {std::move(middle), drop2((*mlp_down)((*mlp_up)(n2, Activation::kGelu)))};
+  }
+  mx::array mix(const mx::array& h, const std::vector<int64_t>& grid) const {
+    return (*directional)(h, mixer_directions(static_cast<int64_t>(directional->mixers.size()), grid));
   }
 
   mx::array scan(const mx::array& h) const {
@@ -262,6 +274,7 @@ struct EdificeMambaVision::Block final : FlatBlock {
   LayerNorm norm1, norm2;
   std::unique_ptr<Linear> in_proj, x_proj, dt_proj, qkv, out_proj, mlp_up, mlp_down;
   std::unique_ptr<TokenConv> ssm_conv, sym_conv;
+  std::unique_ptr<DirectionalMixer> directional;  // instead of those
   std::optional<mx::array> A_log, D, fixed_A;
   Dropout drop1, drop2;
   bool compat;
@@ -328,7 +341,10 @@ mx::array EdificeMambaVision::run(const mx::array& images, Maps* maps) const {
     } else {
       const auto shape = x.shape();
       Residual r{mx::reshape(x, {shape[0], shape[1] * shape[2], shape[3]}), std::nullopt};
-      for (const auto& b : blocks[i - 2]) r = pass(*b, r, [&b = *b](const Residual& v) { return b.forward(v); });
+      const std::vector<int64_t> grid{shape[1], shape[2]};
+      for (const auto& b : blocks[i - 2]) {
+        r = pass(*b, r, [&b = *b, grid](const Residual& v) { return b.forward(v, grid); });
+      }
       x = mx::reshape(r.value(), shape);
     }
     if (maps) maps->add(x);

@@ -15,7 +15,7 @@ namespace aspis {
 /// The ten options of Edifice's MambaVision, with its names and defaults, and `compat`;
 /// config.json with model_type "edifice_mambavision". num_classes 0 stands for nil:
 /// features instead of logits.
-struct EdificeConfig : BackboneConfig {
+struct EdificeConfig : BackboneConfig, MixerChoice {
   int64_t dim = 80;  ///< channels of the first stage; they double from stage to stage
   std::vector<int64_t> depths = {1, 3, 8, 4};
   std::vector<int64_t> num_heads = {2, 4, 8, 16};
@@ -50,6 +50,9 @@ struct EdificeConfig : BackboneConfig {
 /// mixer_ssm_dt_proj, mixer_sym_conv, mixer_out_proj, norm2, mlp_up, mlp_down},
 /// stage_i_attn_j_{norm1, attn_qkv, attn_proj, norm2, mlp_up, mlp_down}, final_norm, classifier.
 ///
+/// Another mixer, or the directions of `num_directions`, replace the mixer by
+/// DirectionalMixer ("mixer" in the names) over the map.
+///
 /// Stages are the four levels before their downsampling.
 class EdificeMambaVision final : public Backbone {
  public:
@@ -57,6 +60,7 @@ class EdificeMambaVision final : public Backbone {
   ~EdificeMambaVision() override;
   std::string type_name() const override { return "EdificeMambaVision"; }
   std::string model_type() const override { return "edifice_mambavision"; }
+  const Linear* classifier() const override { return head.get(); }
   std::string config_json() const override { return config_.to_json(); }
   const EdificeConfig& config() const { return config_; }
 
@@ -76,9 +80,6 @@ class EdificeMambaVision final : public Backbone {
   /// Parameters as Axon keeps them ("stem_conv1.kernel", "stem_bn1.gamma", ...), for `load`:
   /// dense kernels (in, out), convolutions channels first or last. Other names stay as they are.
   NamedArrays from_axon(const NamedArrays& values) const;
-
- protected:
-  const Linear* classifier() const override { return head.get(); }
 
  private:
   struct ConvBlock;

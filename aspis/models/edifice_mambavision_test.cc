@@ -13,7 +13,7 @@ namespace {
 
 EdificeConfig small(bool compat) {
   EdificeConfig c;
-  c.img_size = 64;
+  c.img_size = compat ? 160 : 64;
   c.in_channels = 2;
   c.dim = 4;
   c.depths = {1, 1, 2, 2};
@@ -107,7 +107,7 @@ TEST_CASE("edifice_mambavision_is_built_with_its_options") {
 
 TEST_CASE("edifice_mambavision_configs_round_trip_and_are_checked") {
   CHECK(EdificeConfig::from_json(small(true).to_json()).to_json() == small(true).to_json());
-  CHECK(small(true).to_json().find("\"image_size\": 64") != std::string::npos);
+  CHECK(small(true).to_json().find("\"image_size\": 160") != std::string::npos);
   CHECK_THROWS_WITH_AS(EdificeConfig::from_json(R"({"depths": [1, 2, 3]})"), doctest::Contains("depths"), Error);
   CHECK_THROWS_WITH_AS(EdificeConfig::from_json(R"({"image_size": 0})"), doctest::Contains("image_size"), Error);
   CHECK_THROWS_WITH_AS(EdificeConfig::from_json(R"({"num_heads": [1, 1, 7, 1]})"), doctest::Contains("num_heads"),

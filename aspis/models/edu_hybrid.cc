@@ -269,17 +269,22 @@ EduHybrid::EduHybrid(const EduHybridConfig& c, uint64_t seed)
 
 mx::array EduHybrid::run(const mx::array& images, Maps* maps) const {
   check_images(images);
-  const int64_t h = config_.patches(images.shape(1)), w = config_.patches(images.shape(2)),
-                native = config_.patches(config_.img_size);
+  const int64_t h = config_.patches(images.shape(1)), w = config_.patches(images.shape(2));
   const auto B = images.shape(0), E = elem(config_.embed_dim);
   const auto patches = patch_embed(padded_to_patches(images, config_.patch_size));
-  auto x =
-      pos_drop(mx::reshape(patches, {B, elem(h * w), E}) + resize_positions(pos_embed, {native, native}, {h, w}));
+  auto x = pos_drop(mx::reshape(patches, {B, elem(h * w), E}) + resize_square_positions(pos_embed, h, w));
   for (const auto& block : blocks) {
     x = pass(*block, x, [&b = *block](const mx::array& v) { return b.forward(v); });
     if (maps) maps->add(mx::reshape(x, {B, elem(h), elem(w), E}));
   }
   return x;
+}
+
+std::optional<mx::array> EduHybrid::fitted(const std::string& name, const mx::array& value,
+                                           const mx::Shape& want) const {
+  if (name != "pos_embed") return Backbone::fitted(name, value, want);
+  const int64_t side = config_.patches(config_.img_size);
+  return resize_square_positions(value, side, side);
 }
 
 mx::array EduHybrid::forward_features(const mx::array& images) const { return norm(run(images, nullptr)); }

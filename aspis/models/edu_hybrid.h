@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -55,6 +56,9 @@ class EduHybrid final : public Backbone {
   ~EduHybrid() override;
   std::string type_name() const override { return "EduHybrid"; }
   std::string model_type() const override { return "edu_hybrid"; }
+  const Linear* classifier() const override { return head.get(); }
+  std::optional<mx::array> fitted(const std::string& name, const mx::array& value,
+                                  const mx::Shape& want) const override;
   std::string config_json() const override { return config_.to_json(); }
   const EduHybridConfig& config() const { return config_; }
 
@@ -68,9 +72,6 @@ class EduHybrid final : public Backbone {
   struct Block : Module {
     virtual mx::array forward(const mx::array& h) const = 0;
   };
-
- protected:
-  const Linear* classifier() const override { return head.get(); }
 
  private:
   mx::array run(const mx::array& images, Maps* maps) const;

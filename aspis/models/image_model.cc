@@ -1,6 +1,7 @@
 #include "aspis/models/image_model.h"
 
 #include <fmt/format.h>
+#include <mlx/ops.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,8 +26,8 @@ ModelCost count_work(const std::vector<mx::array>& outputs) {
     for (const auto& sibling : a.siblings()) seen.insert(sibling.id());
     // Views take no memory, and neither do constants that are spread out.
     static const std::set<std::string, std::less<>> free_of_charge{
-        "Broadcast", "BroadcastAxes", "Reshape", "Transpose", "Slice", "Split", "ExpandDims", "Squeeze",
-        "Flatten",   "Unflatten",     "AsStrided", "Full",    "Contiguous", "StopGradient"};
+        "Broadcast", "BroadcastAxes", "Reshape",   "Transpose", "Slice", "Split",      "ExpandDims",
+        "Squeeze",   "Flatten",       "Unflatten", "AsStrided", "Full",  "Contiguous", "StopGradient"};
     if (!free_of_charge.contains(a.primitive().name())) {
       int64_t bytes = 0;
       for (const auto& out : a.outputs()) bytes += static_cast<int64_t>(out.nbytes());
@@ -53,6 +54,37 @@ ModelCost count_work(const std::vector<mx::array>& outputs) {
   cost.transient_bytes = 2 * widest;  // the operation at work, and the residual streams beside it
   cost.backward_bytes = 2 * widest;
   return cost;
+}
+
+mx::array adapt_input_channels(const mx::array& weight, int64_t channels) {
+  const auto old = weight.shape(-1);
+  if (channels == old) return weight;
+  if (channels == 1) return mx::sum(weight, -1, true);
+  std::vector<int32_t> from;
+  for (int64_t c = 0; c < channels; c++) from.push_back(static_cast<int32_t>(c % old));
+  const auto repeated = mx::take(weight, mx::array(from.begin(), {static_cast<int>(channels)}, mx::int32), -1);
+  return repeated * mx::array(static_cast<float>(old) / static_cast<float>(channels), weight.dtype());
+}
+
+std::optional<mx::array> ImageModel::fitted(const std::string&, const mx::array& value,
+                                            const mx::Shape& want) const {
+  if (value.ndim() < 4 || value.ndim() != want.size()) return std::nullopt;
+  for (size_t i = 0; i + 1 < want.size(); i++) {
+    if (value.shape(static_cast<int>(i)) != want[i]) return std::nullopt;
+  }
+  return adapt_input_channels(value, want.back());
+}
+
+Residual ImageModel::pass(Module& block, const Residual& x,
+                          const std::function<Residual(const Residual&)>& f) const {
+  return recompute_ && training() ? recomputed(block, f, x) : f(x);
+}
+
+mx::array ImageModel::pass(Module& block, const mx::array& x,
+                           const std::function<mx::array(const mx::array&)>& f) const {
+  if (!recompute_ || !training()) return f(x);
+  return recomputed(block, [f](const std::vector<mx::array>& in) { return std::vector<mx::array>{f(in[0])}; },
+                    {x})[0];
 }
 
 std::vector<size_t> ImageModel::stage_places(const std::vector<int>& out_indices) const {

@@ -1,10 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "aspis/nn/linear.h"
 #include "aspis/nn/module.h"
+#include "aspis/nn/recompute.h"
 
 namespace aspis {
 
@@ -46,6 +50,11 @@ struct StageInfo {
   int64_t channels = 0;
 };
 
+/// The weight of a first convolution {O, .., C} for another number of input channels, as
+/// timm does it: for one channel the sum over the old ones, else the old ones over and
+/// over again, multiplied by old / new so that sums stay.
+mx::array adapt_input_channels(const mx::array& weight, int64_t channels);
+
 /// A model over images, channels last. Every family can be used as a
 /// classifier, for embeddings, and as a backbone:
 ///
@@ -71,9 +80,15 @@ class ImageModel : public Module {
                                               const std::vector<int>& out_indices = {}) const = 0;
 
   /// In training, keep only what lies between blocks and compute the rest again in
-  /// the backward pass: less memory, a third more time, the same bits. No effect in
-  /// families without it.
-  virtual void checkpoint_gradients(bool) {}
+  /// the backward pass: less memory, a third more time, the same bits.
+  void checkpoint_gradients(bool on) { recompute_ = on; }
+
+  /// The layer of `classify`; null without classes.
+  virtual const Linear* classifier() const = 0;
+  /// A tensor that a model of the same kind, but of another image size or other input
+  /// channels, has under this name, made into one of shape `want`; none if it cannot be.
+  virtual std::optional<mx::array> fitted(const std::string& name, const mx::array& value,
+                                          const mx::Shape& want) const;
 
   virtual int64_t num_classes() const = 0;
   /// Shape of one input, without the batch: {H, W, C}.
@@ -88,6 +103,12 @@ class ImageModel : public Module {
  protected:
   /// `out_indices` as places in `stages()`. Throws Error(kUsage) for others.
   std::vector<size_t> stage_places(const std::vector<int>& out_indices) const;
+  /// f(x), f being what `block` does, under `checkpoint_gradients`.
+  Residual pass(Module& block, const Residual& x, const std::function<Residual(const Residual&)>& f) const;
+  mx::array pass(Module& block, const mx::array& x, const std::function<mx::array(const mx::array&)>& f) const;
+
+ private:
+  bool recompute_ = false;
 };
 
 }  // namespace aspis

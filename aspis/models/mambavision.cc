@@ -7,6 +7,7 @@
 
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
+#include "aspis/nn/directional_mixer.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/common/composed.h"
@@ -36,6 +37,8 @@ void visit_fields(V&& v, MambaVisionConfig& c) {
   v("d_state", c.d_state);
   v("d_conv", c.d_conv);
   v("compat", c.compat);
+  v("mixer", c.mixer);
+  v("num_directions", c.num_directions);
   v("num_classes", c.num_classes);
 }
 
@@ -101,6 +104,7 @@ void MambaVisionConfig::check(const std::string& where, ErrorKind kind) const {
   in_range("mlp_ratio", mlp_ratio, 1, 64);
   in_range("d_state", d_state, 1, 256);
   in_range("d_conv", d_conv, 1, 64);
+  check_mixer(where, kind, d_state);
   config::in_range(where, kind, "layer_scale", layer_scale, 0.0, 1e6);
   for (const auto& [key, list] :
        {std::pair{"depths", &depths}, {"num_heads", &num_heads}, {"window_size", &window_size}}) {
@@ -223,7 +227,14 @@ struct MambaVision::Block final : Module {
         mlp(c.width(level), c.mlp_ratio * c.width(level), init.child("mlp")),
         drop_path(drop_rate, init) {
     add_child("norm1", norm1);
-    if (scans) {
+    if (scans && !c.own()) {
+      const int64_t width = c.width(level), side = c.window_size[level], count = c.directions(1);
+      directional = std::make_unique<DirectionalMixer>(
+          MixerConfig{.kind = c.mixer, .width = width, .state = c.d_state, .conv = c.d_conv, .expand = 1}, count,
+          init.child("mixer"));
+      directions = mixer_directions(count, {side, side});
+      add_child("mixer", *directional);
+    } else if (scans) {
       mamba = std::make_unique<MambaVisionMixer>(c.width(level), c, init.child("mixer"));
       add_child("mixer", *mamba);
     } else {
@@ -248,16 +259,25 @@ struct MambaVision::Block final : Module {
     }
     add_child("drop_path", drop_path);
   }
-  std::string type_name() const override { return mamba ? "MambaBlock" : "AttentionBlock"; }
+  std::string type_name() const override { return attention ? "AttentionBlock" : "MambaBlock"; }
   Residual forward(const Residual& x, const WindowMask& mask) const {
     auto [n1, before] = norm1(x);
-    const auto mixed = mamba ? mamba->forward(n1, mask, gamma_1) : attention->forward(n1, mask, gamma_1);
+    const auto mixed = mamba       ? mamba->forward(n1, mask, gamma_1)
+                       : attention ? attention->forward(n1, mask, gamma_1)
+                                   : mix(n1, mask);
     auto [n2, middle] = norm2(Residual{before, drop_path(mixed)});
     return {std::move(middle), drop_path(scaled(mlp.fc2, mlp.fc1(n2, Activation::kGelu), gamma_2))};
   }
 
+  mx::array mix(const mx::array& h, const WindowMask& mask) const {
+    const auto y = (*directional)(mask ? h * mx::expand_dims(*mask, 2) : h, directions);
+    return gamma_1 ? y * *gamma_1 : y;
+  }
+
   LayerNorm norm1;
-  std::unique_ptr<MambaVisionMixer> mamba;  // one of the two
+  std::unique_ptr<MambaVisionMixer> mamba;  // one of the three
+  std::unique_ptr<DirectionalMixer> directional;
+  std::vector<ScanDirection> directions;  // of `directional`
   std::unique_ptr<QkvAttention> attention;
   LayerNorm norm2;
   Mlp mlp;
@@ -289,15 +309,6 @@ struct MambaVision::Level final : Module {
     }
   }
   std::string type_name() const override { return "Level"; }
-
-  mx::array operator()(mx::array x) const {
-    for (const auto& conv : convs) x = (*conv)(x);
-    if (blocks.empty()) return x;
-    const Windows w = windows_of(x, window, mask);
-    Residual tokens{w.tokens, std::nullopt};
-    for (const auto& block : blocks) tokens = block->forward(tokens, w.real);
-    return w.map(tokens.value());
-  }
 
   int64_t window;
   bool mask;
@@ -341,13 +352,22 @@ MambaVision::MambaVision(const MambaVisionConfig& c, uint64_t seed)
   }
 }
 
-mx::array MambaVision::run(const mx::array& images, std::vector<mx::array>* maps) const {
+mx::array MambaVision::run(const mx::array& images, Maps* maps) const {
   check_images(images);
   auto x = stem_norm1.after(stem1, images, Activation::kRelu);
   x = stem_norm2.after(stem2, x, Activation::kRelu);
   for (const auto& level : levels) {
-    x = (*level)(x);
-    if (maps) maps->push_back(x);
+    for (const auto& conv : level->convs) x = pass(*conv, x, [&b = *conv](const mx::array& v) { return b(v); });
+    if (!level->blocks.empty()) {
+      const Windows w = windows_of(x, level->window, level->mask);
+      Residual tokens{w.tokens, std::nullopt};
+      for (const auto& block : level->blocks) {
+        tokens =
+            pass(*block, tokens, [&b = *block, real = w.real](const Residual& r) { return b.forward(r, real); });
+      }
+      x = w.map(tokens.value());
+    }
+    if (maps) maps->add(x);
     if (level->reduction) x = (*level->reduction)(x);
   }
   return x;
@@ -366,11 +386,9 @@ std::vector<StageInfo> MambaVision::stages() const {
 
 std::vector<mx::array> MambaVision::feature_maps(const mx::array& images,
                                                  const std::vector<int>& out_indices) const {
-  const auto places = stage_places(out_indices);
-  std::vector<mx::array> maps, out;
+  Maps maps(stage_places(out_indices));
   run(images, &maps);
-  for (const size_t p : places) out.push_back(maps[p]);
-  return out;
+  return maps.list();
 }
 
 }  // namespace aspis

@@ -15,7 +15,7 @@
 namespace aspis {
 
 /// config.json with model_type "mambavision". Defaults are those of MambaVision-T.
-struct MambaVisionConfig : BackboneConfig {
+struct MambaVisionConfig : BackboneConfig, MixerChoice {
   int64_t dim = 80;     ///< channels of the first level; they double from level to level
   int64_t in_dim = 32;  ///< channels inside the stem
   std::vector<int64_t> depths = {1, 3, 8, 4};
@@ -78,6 +78,9 @@ class MambaVisionMixer final : public Module {
 /// mixes by a scan and the second by attention. Names as in NVlabs/MambaVision:
 /// patch_embed.conv_down, levels.i.{blocks.j, downsample.reduction.0}, norm, head.
 ///
+/// Another mixer, or the directions of `num_directions`, replace MambaVisionMixer by
+/// DirectionalMixer over the tokens of a window; padding then counts as tokens of zeros.
+///
 /// Any image size: maps are padded to whole windows, and padding takes no part unless
 /// `compat`. Stages are the four levels before their downsampling.
 class MambaVision final : public Backbone {
@@ -85,6 +88,7 @@ class MambaVision final : public Backbone {
   explicit MambaVision(const MambaVisionConfig& config, uint64_t seed = 0);
   std::string type_name() const override { return "MambaVision"; }
   std::string model_type() const override { return "mambavision"; }
+  const Linear* classifier() const override { return head.get(); }
   std::string config_json() const override { return config_.to_json(); }
   const MambaVisionConfig& config() const { return config_; }
 
@@ -94,15 +98,11 @@ class MambaVision final : public Backbone {
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
 
- protected:
-  const Linear* classifier() const override { return head.get(); }
-
  private:
   struct ConvBlock;
   struct Block;
   struct Level;
-  /// Runs the levels; `maps` receives each level's map before its downsampling.
-  mx::array run(const mx::array& images, std::vector<mx::array>* maps) const;
+  mx::array run(const mx::array& images, Maps* maps) const;
 
   MambaVisionConfig config_;
 

@@ -231,6 +231,17 @@ mx::array PatchEncoder::classify(const mx::array& pooled) const {
   return (*head)(pooled);
 }
 
+std::optional<mx::array> PatchEncoder::fitted(const std::string& name, const mx::array& value,
+                                              const mx::Shape& want) const {
+  // Tables of two axes tell their grid; frames of one token are channels of it.
+  if (name == "pos_embed" && base_.input_dim == 2) {
+    const auto grid = base_.grid();
+    return resize_square_positions(value, grid[0], grid[1]);
+  }
+  if (base_.input_dim == 4 && base_.temporal_patch_size > 1) return std::nullopt;
+  return ImageModel::fitted(name, value, want);
+}
+
 std::vector<StageInfo> PatchEncoder::stages() const {
   std::vector<StageInfo> list;
   for (int64_t i = 0; i < base_.depth; i++)

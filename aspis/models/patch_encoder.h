@@ -76,6 +76,9 @@ class PatchEncoder : public ImageModel {
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
   int64_t num_classes() const override { return base_.num_classes; }
+  const Linear* classifier() const override { return head.get(); }
+  std::optional<mx::array> fitted(const std::string& name, const mx::array& value,
+                                  const mx::Shape& want) const override;
   std::vector<int64_t> input_shape() const override { return base_.input_shape(); }
 
  protected:

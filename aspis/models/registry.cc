@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <map>
+#include <optional>
+#include <set>
+
 #include <nlohmann/json.hpp>
 
 #include "aspis/io/config_json.h"
@@ -96,8 +100,8 @@ const std::vector<ModelEntry>& model_table() {
        R"({"model_type": "vision_transformer"})"},
       {"vit_3d_small", "vision_transformer", "vision transformer over volumes, the twin of vision_mamba_3d_small",
        R"({"model_type": "vision_transformer", "input_dim": 3, "img_size": 64})"},
-      {"vim_tiny_patch16_224", "vim", "Vim-Ti (Zhu et al. 2024), 24 bidirectional blocks, class token in the middle",
-       R"({"model_type": "vim"})"},
+      {"vim_tiny_patch16_224", "vim",
+       "Vim-Ti (Zhu et al. 2024), 24 bidirectional blocks, class token in the middle", R"({"model_type": "vim"})"},
       {"vim_tiny_patch16_stride8_224", "vim", "Vim-Ti with overlapping patches, as fine-tuned",
        R"({"model_type": "vim", "stride": 8})"},
       {"vim_small_patch16_224", "vim", "Vim-S", R"({"model_type": "vim", "embed_dim": 384})"},
@@ -144,21 +148,29 @@ const std::vector<ModelEntry>& model_table() {
        R"({"model_type": "vmamba", "depths": [2, 2, 20, 2], "ssm_ratio": 1, "drop_path_rate": 0.3, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
       {"vmamba_base_s1l20", "vmamba", "VMamba-B, inner width 1, 20 blocks in level 2",
        R"({"model_type": "vmamba", "dim": 128, "depths": [2, 2, 20, 2], "ssm_ratio": 1, "drop_path_rate": 0.5, "d_state": 1, "gate": false, "conv_bias": false, "mlp_ratio": 4, "patch_embed": "v2", "downsample": "v3"})"},
-      {"edifice_mambavision_tiny", "edifice_mambavision", "MambaVision as Edifice 0.2.0 builds it, tiny; without classes",
+      {"edifice_mambavision_tiny", "edifice_mambavision",
+       "MambaVision as Edifice 0.2.0 builds it, tiny; without classes",
        R"({"model_type": "edifice_mambavision", "compat": true})"},
-      {"edifice_mambavision_small", "edifice_mambavision", "MambaVision as Edifice 0.2.0 builds it, small; without classes",
+      {"edifice_mambavision_small", "edifice_mambavision",
+       "MambaVision as Edifice 0.2.0 builds it, small; without classes",
        R"({"model_type": "edifice_mambavision", "compat": true, "dim": 96, "depths": [3, 3, 7, 5]})"},
-      {"edifice_mambavision_base", "edifice_mambavision", "MambaVision as Edifice 0.2.0 builds it, base; without classes",
+      {"edifice_mambavision_base", "edifice_mambavision",
+       "MambaVision as Edifice 0.2.0 builds it, base; without classes",
        R"({"model_type": "edifice_mambavision", "compat": true, "dim": 128, "depths": [3, 3, 10, 5]})"},
-      {"edu_v1_tiny", "edu_hybrid", "teaching hybrid as in the text of its script, 10 classes; no state space in it",
+      {"edu_v1_tiny", "edu_hybrid",
+       "teaching hybrid as in the text of its script, 10 classes; no state space in it",
        R"({"model_type": "edu_hybrid", "version": 1, "embed_dim": 192, "depth": 6, "num_heads": 6, "num_classes": 10})"},
-      {"edu_v1_small", "edu_hybrid", "teaching hybrid as in the text of its script, 10 classes; no state space in it",
+      {"edu_v1_small", "edu_hybrid",
+       "teaching hybrid as in the text of its script, 10 classes; no state space in it",
        R"({"model_type": "edu_hybrid", "version": 1, "embed_dim": 384, "depth": 8, "num_heads": 8, "num_classes": 10})"},
-      {"edu_v2_tiny", "edu_hybrid", "teaching hybrid as in the code of its script, 10 classes; no state space in it",
+      {"edu_v2_tiny", "edu_hybrid",
+       "teaching hybrid as in the code of its script, 10 classes; no state space in it",
        R"({"model_type": "edu_hybrid", "version": 2, "embed_dim": 192, "depth": 6, "num_heads": 6, "num_classes": 10})"},
-      {"edu_v2_small", "edu_hybrid", "teaching hybrid as in the code of its script, 10 classes; no state space in it",
+      {"edu_v2_small", "edu_hybrid",
+       "teaching hybrid as in the code of its script, 10 classes; no state space in it",
        R"({"model_type": "edu_hybrid", "version": 2, "embed_dim": 384, "depth": 8, "num_heads": 8, "num_classes": 10})"},
-      {"vit_tiny_patch16_224", "vit", "ViT-Ti/16 (Dosovitskiy et al. 2021), timm's layout", R"({"model_type": "vit"})"},
+      {"vit_tiny_patch16_224", "vit", "ViT-Ti/16 (Dosovitskiy et al. 2021), timm's layout",
+       R"({"model_type": "vit"})"},
       {"vit_small_patch16_224", "vit", "ViT-S/16", R"({"model_type": "vit", "embed_dim": 384, "num_heads": 6})"},
       {"vit_base_patch16_224", "vit", "ViT-B/16", R"({"model_type": "vit", "embed_dim": 768, "num_heads": 12})"},
       {"convnext_tiny", "convnext", "ConvNeXt-T (Liu et al. 2022), timm's layout",
@@ -211,6 +223,40 @@ std::string resolve_config(std::string_view name, const Overrides& overrides) {
 
 std::unique_ptr<ImageModel> make_model(std::string_view name, const Overrides& overrides, uint64_t seed) {
   return make_model_from_config(resolve_config(name, overrides), seed, std::string(name), ErrorKind::kUsage);
+}
+
+std::unique_ptr<ImageModel> rebuild_model(const ImageModel& model, const Overrides& changes, uint64_t seed) {
+  auto object = Json::parse(model.config_json());
+  for (const auto& [key, value] : changes) object[key] = value_of(value);
+  auto made = make_model_from_config(object.dump(-1, ' ', false, Json::error_handler_t::replace), seed,
+                                     model.model_type(), ErrorKind::kUsage);
+  std::map<std::string, mx::array> old;
+  for (const auto& [name, value] : model.state()) old.emplace(name, value);
+  std::set<const mx::array*> fresh;
+  if (const Linear* head = made->classifier(); head && made->num_classes() != model.num_classes()) {
+    fresh = {&head->weight, head->bias ? &*head->bias : nullptr};
+  }
+  std::map<std::string, const mx::array*> places;
+  for (const auto& ref : made->parameter_refs()) places.emplace(ref.name, ref.value);
+  NamedArrays values;
+  for (const auto& [name, start] : made->state()) {
+    if (const auto place = places.find(name); place != places.end() && fresh.contains(place->second)) continue;
+    const auto at = old.find(name);
+    std::optional<mx::array> value;
+    if (at != old.end()) {
+      value = at->second.shape() == start.shape() ? at->second : made->fitted(name, at->second, start.shape());
+    }
+    require(value && value->shape() == start.shape(), [&, &n = name] {
+      return Error::Parts{
+          .where = model.model_type(),
+          .required = "a change that leaves the layers: num_classes, in_channels or the image size",
+          .got = fmt::format("no values for {}", n),
+          .hint = ""};
+    });
+    values.emplace_back(name, *value);
+  }
+  made->update(values);
+  return made;
 }
 
 std::unique_ptr<ImageModel> make_model_from_config(std::string_view config, uint64_t seed,

@@ -44,4 +44,10 @@ std::unique_ptr<ImageModel> make_model_from_config(std::string_view config, uint
                                                    const std::string& where = "config.json",
                                                    ErrorKind kind = ErrorKind::kModel);
 
+/// The same weights in a model with other config keys: another number of classes (the
+/// classifier starts anew from `seed`; {"num_classes", "0"} removes it), of input channels
+/// (`adapt_input_channels`), or another image size (positions are interpolated). Throws
+/// Error(kUsage) naming the first tensor that other changes leave without values.
+std::unique_ptr<ImageModel> rebuild_model(const ImageModel& model, const Overrides& changes, uint64_t seed = 0);
+
 }  // namespace aspis

@@ -34,6 +34,7 @@ class ResNet final : public Backbone {
   explicit ResNet(const ResNetConfig& config, uint64_t seed = 0);
   std::string type_name() const override { return "ResNet"; }
   std::string model_type() const override { return "resnet"; }
+  const Linear* classifier() const override { return head.get(); }
   std::string config_json() const override { return config_.to_json(); }
   const ResNetConfig& config() const { return config_; }
 
@@ -42,9 +43,6 @@ class ResNet final : public Backbone {
   mx::array pool(const mx::array& features) const override;
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
-
- protected:
-  const Linear* classifier() const override { return head.get(); }
 
  private:
   struct Bottleneck final : Module {

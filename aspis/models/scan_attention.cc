@@ -81,8 +81,19 @@ mx::array first_half(const Linear& in_proj, const mx::array& h) {
   return linear(h, split_sizes(in_proj.weight, {inner, inner}, 0)[0]);
 }
 
+/// Only the families' own mixers have a scan that is written as a matrix here.
+void require_own_mixer(const ImageModel& model, bool own, const std::string& mixer) {
+  require(own, [&] {
+    return Error::Parts{.where = model.model_type(),
+                        .required = "the scan's map needs the mixer of the family itself",
+                        .got = fmt::format("mixer {} in directions of its own", mixer),
+                        .hint = "the method gradient"};
+  });
+}
+
 PatchRelevance of(const VisionMamba& model, const mx::array& image) {
   const auto& c = model.config();
+  require_own_mixer(model, !c.directional(), c.mixer);
   require(c.input_dim == 2, [&] {
     return Error::Parts{
         .where = model.model_type(), .required = "a model of flat images", .got = "one of volumes", .hint = ""};
@@ -121,19 +132,20 @@ PatchRelevance of(const VisionMamba& model, const mx::array& image) {
 
 PatchRelevance of(const Vim& model, const mx::array& image) {
   const auto& c = model.config();
+  require_own_mixer(model, c.own(), c.mixer);
   Residual x = model.tokens(image);
   const int64_t L = x.sum.shape(1), middle = (L - 1) / 2;
   check_tokens(model, L);
   std::vector<float> rollout = identity(L);
   for (const auto& layer : model.layers) {
     const mx::array n = layer->norm(x).first;
-    const VimMixer& m = layer->mixer;
+    const VimMixer& m = *layer->mixer;
     const mx::array u = first_half(m.in_proj, n);
     std::vector<float> sum;
     add_to(sum, scan_matrix({m.conv1d, m.x_proj, m.dt_proj, m.A_log, m.D}, u, {}));
     add_to(sum, scan_matrix({m.conv1d_b, m.x_proj_b, m.dt_proj_b, m.A_b_log, m.D_b}, u, {std::nullopt, true}));
     roll_out(rollout, sum, L);
-    x = {layer->forward(x).value(), std::nullopt};
+    x = {layer->forward(x, {}).value(), std::nullopt};
   }
   PatchRelevance r{c.patches(image.shape(1)), c.patches(image.shape(2)), {}};
   for (int64_t s = 0; s < L; s++) {

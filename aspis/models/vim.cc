@@ -8,6 +8,7 @@
 
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
+#include "aspis/nn/position_table.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/linear/linear.h"
 
@@ -26,6 +27,8 @@ void visit_fields(V&& v, VimConfig& c) {
   v("d_conv", c.d_conv);
   v("expand", c.expand);
   v("divide_out", c.divide_out);
+  v("mixer", c.mixer);
+  v("num_directions", c.num_directions);
   v("drop_path_rate", c.drop_path_rate);
   v("num_classes", c.num_classes);
 }
@@ -49,6 +52,7 @@ void VimConfig::check(const std::string& where, ErrorKind kind) const {
   in_range("embed_dim", embed_dim, 1, 1 << 16);
   in_range("depth", depth, 1, 1 << 12);
   in_range("d_state", d_state, 1, 1 << 12);
+  check_mixer(where, kind, d_state);
   in_range("d_conv", d_conv, 1, 1 << 8);
   in_range("expand", expand, 1, 64);
 }
@@ -109,17 +113,24 @@ mx::array VimMixer::operator()(const mx::array& h) const {
 }
 
 Vim::Layer::Layer(const VimConfig& c, double drop_rate, const Init& init)
-    : norm(c.embed_dim, init.child("norm")),
-      mixer(c.block(), c.divide_out, init.child("mixer")),
-      drop_path(drop_rate, init) {
-  add_child("mixer", mixer);
+    : norm(c.embed_dim, init.child("norm")), drop_path(drop_rate, init) {
+  if (c.own()) {
+    mixer = std::make_unique<VimMixer>(c.block(), c.divide_out, init.child("mixer"));
+    add_child("mixer", *mixer);
+  } else {
+    directional = std::make_unique<DirectionalMixer>(
+        MixerConfig{
+            .kind = c.mixer, .width = c.embed_dim, .state = c.d_state, .conv = c.d_conv, .expand = c.expand},
+        c.directions(2), init.child("mixer"), c.divide_out);
+    add_child("mixer", *directional);
+  }
   add_child("norm", norm);
   add_child("drop_path", drop_path);
 }
 
-Residual Vim::Layer::forward(const Residual& x) const {
+Residual Vim::Layer::forward(const Residual& x, const std::vector<ScanDirection>& directions) const {
   auto [n, sum] = norm(x);
-  return {std::move(sum), drop_path(mixer(n))};
+  return {std::move(sum), drop_path(mixer ? (*mixer)(n) : (*directional)(n, directions))};
 }
 
 Vim::Vim(const VimConfig& c, uint64_t seed)
@@ -152,31 +163,48 @@ Residual Vim::tokens(const mx::array& images) const {
   check_images(images, config_.patch_size);
   const auto map = patch_embed(images);
   const auto B = map.shape(0), M = map.shape(1) * map.shape(2), E = map.shape(3);
-  require(M + 1 == pos_embed.shape(1), [&] {
-    return Error::Parts{.where = model_type(),
-                        .required = fmt::format("images of {0} x {0} pixels", config_.img_size),
-                        .got = fmt::format("{} x {}", images.shape(1), images.shape(2)),
-                        .hint = ""};
-  });
   const auto patches = mx::reshape(map, {B, M, E});
   const auto cls = mx::broadcast_to(cls_token, {B, 1, E});
   const int middle = M / 2;
-  return {mx::concatenate({mx::slice(patches, {0, 0, 0}, {B, middle, E}), cls,
-                           mx::slice(patches, {0, middle, 0}, {B, M, E})},
-                          1) +
-              pos_embed,
-          std::nullopt};
+  return {
+      mx::concatenate(
+          {mx::slice(patches, {0, 0, 0}, {B, middle, E}), cls, mx::slice(patches, {0, middle, 0}, {B, M, E})}, 1) +
+          resize_square_positions(pos_embed, map.shape(1), map.shape(2), -2),
+      std::nullopt};
 }
 
-mx::array Vim::forward_features(const mx::array& images) const {
+Residual Vim::run(const mx::array& images, Maps* maps) const {
   Residual x = tokens(images);
-  for (const auto& layer : layers) x = layer->forward(x);
-  return norm_f(x).first;
+  const auto B = images.shape(0), h = elem(config_.patches(images.shape(1))),
+             w = elem(config_.patches(images.shape(2))), E = elem(config_.embed_dim);
+  const int M = h * w, middle = M / 2;
+  std::vector<ScanDirection> directions;
+  if (!config_.own()) directions = mixer_directions(config_.directions(2), {h, w}, true, model_type());
+  for (const auto& layer : layers) {
+    x = pass(*layer, x, [&layer = *layer, directions](const Residual& r) { return layer.forward(r, directions); });
+    if (!maps) continue;
+    if (!maps->wanted()) {
+      maps->skip();
+      continue;
+    }
+    x = {x.value(), std::nullopt};
+    const auto patches = mx::concatenate(
+        {mx::slice(x.sum, {0, 0, 0}, {B, middle, E}), mx::slice(x.sum, {0, middle + 1, 0}, {B, M + 1, E})}, 1);
+    maps->add(mx::reshape(patches, {B, h, w, E}));
+  }
+  return x;
 }
 
-mx::array Vim::pool(const mx::array& features) const {
-  return mx::take(features, (features.shape(1) - 1) / 2, 1);
+mx::array Vim::forward_features(const mx::array& images) const { return norm_f(run(images, nullptr)).first; }
+
+std::optional<mx::array> Vim::fitted(const std::string& name, const mx::array& value,
+                                     const mx::Shape& want) const {
+  if (name != "pos_embed") return Backbone::fitted(name, value, want);
+  const int64_t side = config_.patches(config_.img_size);
+  return resize_square_positions(value, side, side, -2);
 }
+
+mx::array Vim::pool(const mx::array& features) const { return mx::take(features, (features.shape(1) - 1) / 2, 1); }
 
 std::vector<StageInfo> Vim::stages() const {
   std::vector<StageInfo> list;
@@ -186,24 +214,9 @@ std::vector<StageInfo> Vim::stages() const {
 }
 
 std::vector<mx::array> Vim::feature_maps(const mx::array& images, const std::vector<int>& out_indices) const {
-  const auto places = stage_places(out_indices);
-  std::vector<std::optional<mx::array>> maps(layers.size());
-  Residual x = tokens(images);
-  const auto B = images.shape(0), h = elem(config_.patches(images.shape(1))), w = elem(config_.patches(images.shape(2))),
-             E = elem(config_.embed_dim);
-  const int M = h * w, middle = M / 2;
-  for (size_t i = 0; i < layers.size(); i++) {
-    x = layers[i]->forward(x);
-    if (std::find(places.begin(), places.end(), i) == places.end()) continue;
-    x = {x.value(), std::nullopt};
-    const auto patches = mx::concatenate({mx::slice(x.sum, {0, 0, 0}, {B, middle, E}),
-                                          mx::slice(x.sum, {0, middle + 1, 0}, {B, M + 1, E})},
-                                         1);
-    maps[i] = mx::reshape(patches, {B, h, w, E});
-  }
-  std::vector<mx::array> out;
-  for (const size_t p : places) out.push_back(*maps[p]);
-  return out;
+  Maps maps(stage_places(out_indices));
+  run(images, &maps);
+  return maps.list();
 }
 
 }  // namespace aspis

@@ -1,19 +1,21 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "aspis/models/backbone.h"
 #include "aspis/nn/conv.h"
+#include "aspis/nn/directional_mixer.h"
 #include "aspis/nn/drop_path.h"
 #include "aspis/nn/mamba_block.h"
 
 namespace aspis {
 
 /// config.json with model_type "vim". Defaults are those of Vim-Tiny.
-struct VimConfig : BackboneConfig {
+struct VimConfig : BackboneConfig, MixerChoice {
   int64_t patch_size = 16;
   int64_t stride = 16;  ///< of the patches: smaller than patch_size, they overlap
   int64_t embed_dim = 192;
@@ -66,11 +68,19 @@ class VimMixer final : public Module {
 /// positions, residual blocks of RMSNorm and VimMixer, and a classifier on the
 /// class token. Names as in hustvl/Vim: cls_token, pos_embed, patch_embed.proj,
 /// layers.i.{norm, mixer}, norm_f, head.
+///
+/// Another mixer, or the directions of `num_directions`, replace VimMixer by
+/// DirectionalMixer over the patches, the class token staying in the middle of every pass.
+///
+/// Any image size of at least a patch: positions are interpolated.
 class Vim final : public Backbone {
  public:
   explicit Vim(const VimConfig& config, uint64_t seed = 0);
   std::string type_name() const override { return "Vim"; }
   std::string model_type() const override { return "vim"; }
+  const Linear* classifier() const override { return head.get(); }
+  std::optional<mx::array> fitted(const std::string& name, const mx::array& value,
+                                  const mx::Shape& want) const override;
   std::string config_json() const override { return config_.to_json(); }
   const VimConfig& config() const { return config_; }
 
@@ -82,19 +92,18 @@ class Vim final : public Backbone {
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
 
- protected:
-  const Linear* classifier() const override { return head.get(); }
-
  private:
   struct Layer final : Module {
     Layer(const VimConfig& config, double drop_rate, const Init& init);
     std::string type_name() const override { return "VimBlock"; }
-    Residual forward(const Residual& x) const;
+    Residual forward(const Residual& x, const std::vector<ScanDirection>& directions) const;
 
     RMSNorm norm;
-    VimMixer mixer;
+    std::unique_ptr<VimMixer> mixer;  ///< one of the two
+    std::unique_ptr<DirectionalMixer> directional;
     DropPath drop_path;
   };
+  Residual run(const mx::array& images, Maps* maps) const;
 
   VimConfig config_;
 

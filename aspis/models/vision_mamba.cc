@@ -1,7 +1,9 @@
 #include "aspis/models/vision_mamba.h"
 
 #include <fmt/format.h>
+#include <mlx/ops.h>
 
+#include <algorithm>
 #include "aspis/models/config_fields.h"
 
 namespace aspis {
@@ -21,6 +23,7 @@ void visit_fields(V&& v, VisionMambaConfig& c) {
   v("temporal_patch_size", c.temporal_patch_size);
   v("num_temporal_frames", c.num_temporal_frames);
   v("num_directions", c.num_directions);
+  v("mixer", c.mixer);
   v("scan_order", c.scan_order);
   v("merge", c.merge);
   v("scan_mode", c.scan_mode);
@@ -53,15 +56,19 @@ void VisionMambaConfig::check(const std::string& where, ErrorKind kind) const {
   in_range("d_conv", d_conv, 1024);
   in_range("expand_factor", expand_factor, 64);
   require(
-      num_directions == 0 || num_directions == 2 || num_directions == 2 * input_dim,
+      num_directions == 0 || num_directions == 1 || num_directions == 2 || num_directions == 2 * input_dim,
       [&] {
-        return Error::Parts{
-            .where = where,
-            .required = fmt::format("num_directions must be 2 or {} for input_dim {}", 2 * input_dim, input_dim),
-            .got = std::to_string(num_directions),
-            .hint = ""};
+        return Error::Parts{.where = where,
+                            .required = fmt::format("num_directions must be 1, 2 or {} for input_dim {}",
+                                                    2 * input_dim, input_dim),
+                            .got = std::to_string(num_directions),
+                            .hint = ""};
       },
       kind);
+  config::one_of(where, kind, "mixer", mixer, mixer_names());
+  if (mixer == "mamba3") config::in_range(where, kind, "d_state (with mixer mamba3)", d_state, 4, 256);
+  if (directional())
+    config::one_of(where, kind, "merge (with another mixer or one direction)", merge, {"sum", "mean"});
   // The words are checked by the parsers, whose errors get the caller's kind.
   try {
     parse_scan_order(scan_order, where);
@@ -89,6 +96,17 @@ VisionMamba::VisionMamba(const VisionMambaConfig& config, uint64_t seed)
   const Init init(seed, parse_init_recipe(config.init));
   for (int64_t i = 0; i < config.depth; i++) {
     const std::string name = fmt::format("blocks.{}", i);
+    if (config.directional()) {
+      mixer_blocks.push_back(std::make_unique<DirectionalBlock>(MixerConfig{.kind = config.mixer,
+                                                                            .width = config.embed_dim,
+                                                                            .state = config.d_state,
+                                                                            .conv = config.d_conv,
+                                                                            .expand = config.expand_factor},
+                                                                config.directions(), init.child(name),
+                                                                config.merge == "mean"));
+      add_child(name, *mixer_blocks.back());
+      continue;
+    }
     blocks.push_back(std::make_unique<MultiDirectionalMambaBlock>(
         config.block(), static_cast<int>(config.directions()), config.grid(), parse_scan_order(config.scan_order),
         init.child(name), config.scan_mode, parse_direction_merge(config.merge)));
@@ -99,14 +117,27 @@ VisionMamba::VisionMamba(const VisionMambaConfig& config, uint64_t seed)
 
 Residual VisionMamba::block(int64_t i, const Residual& tokens,
                             const std::vector<ScanDirection>& directions) const {
-  return blocks[static_cast<size_t>(i)]->forward(tokens, directions);
+  const auto n = static_cast<size_t>(i);
+  const auto run = [&](auto& layer) {
+    return pass(layer, tokens, [&layer, directions](const Residual& x) { return layer.forward(x, directions); });
+  };
+  return config_.directional() ? run(*mixer_blocks[n]) : run(*blocks[n]);
 }
 
 std::vector<ScanDirection> VisionMamba::scan_directions(const std::vector<int64_t>& grid, bool subset) const {
-  return blocks.front()->directions(grid, subset);
+  if (!config_.directional()) return blocks.front()->directions(grid, subset);
+  // Tokens of no grid go forwards and backwards, as in MultiDirectionalMambaBlock.
+  const int64_t count = subset ? std::min<int64_t>(config_.directions(), 2) : config_.directions();
+  return mixer_directions(count, grid, false, model_type(), parse_scan_order(config_.scan_order));
 }
 
 ModelCost VisionMamba::cost() const {
+  if (config_.directional()) {
+    mx::Shape shape{1};
+    for (const int64_t n : input_shape()) shape.push_back(static_cast<mx::ShapeElem>(n));
+    const auto pooled = pool(forward_features(mx::zeros(shape, mx::float32)));
+    return count_work({head ? classify(pooled) : pooled});
+  }
   // Per block of one direction, with I = expand E, per token:
   //   in_proj 2 E I, conv W I, x_proj I (R + 2 N), dt_proj R I, out_proj I E,
   //   scan 3 I N (dt A and dt u B, half a multiply-add each; a h + b; C h) + I for D u.

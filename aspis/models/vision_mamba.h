@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "aspis/models/patch_encoder.h"
+#include "aspis/nn/directional_mixer.h"
 #include "aspis/nn/mamba_block.h"
-
 namespace aspis {
 
 /// config.json with model_type "vision_mamba". Defaults are those of mlx-vision-mamba 0.1.1.
@@ -15,13 +15,16 @@ struct VisionMambaConfig : PatchEncoderConfig {
   int64_t d_state = 16;
   int64_t d_conv = 4;
   int64_t expand_factor = 2;
-  int64_t num_directions = 0;               ///< 2, or 2 * input_dim; 0 means the latter
+  int64_t num_directions = 0;               ///< 1, 2, or 2 * input_dim; 0 means the latter
+  std::string mixer = "mamba1";             ///< or "mamba2", "mamba3": DirectionalBlocks of these
   std::string scan_order = "axis_fastest";  ///< or "compat", see ScanOrder
   std::string merge = "sum";                ///< of the directions: "sum", "mean" or "vmamba", see DirectionMerge
   std::string scan_mode = "sequential";     ///< a name of mlx-vision-mamba; all run one kernel
 
   int64_t directions() const { return num_directions > 0 ? num_directions : 2 * input_dim; }
   MambaConfig block() const { return {embed_dim, d_state, d_conv, expand_factor, 0}; }
+  /// Whether layers are DirectionalBlocks and no MultiDirectionalMambaBlocks.
+  bool directional() const { return mixer != "mamba1" || num_directions == 1; }
   /// Throws `kind` for sizes and words that do not fit, naming the key.
   void check(const std::string& where = "vision_mamba", ErrorKind kind = ErrorKind::kUsage) const;
 
@@ -52,6 +55,8 @@ class VisionMamba final : public PatchEncoder {
 
  public:
   std::vector<std::unique_ptr<MultiDirectionalMambaBlock>> blocks;
+  std::vector<std::unique_ptr<DirectionalBlock>>
+      mixer_blocks;  ///< another mixer, or one direction: instead of those
 };
 
 }  // namespace aspis

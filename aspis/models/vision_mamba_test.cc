@@ -307,7 +307,7 @@ TEST_CASE("configs_that_do_not_fit_are_refused_with_the_key") {
   contains(refused(R"({"d_state": 0})"), "d_state must be at least 1; got 0");
   contains(refused(R"({"d_state": -4})"), "d_state must be at least 1; got -4");
   contains(refused(R"({"img_size": 30})"), "patch_size must divide img_size; got 16 and 30");
-  contains(refused(R"({"num_directions": 6})"), "num_directions must be 2 or 4");
+  contains(refused(R"({"num_directions": 6})"), "num_directions must be 1, 2 or 4");
   contains(refused(R"({"scan_order": "row"})"), "scan_order must be");
   contains(refused(R"({"scan_mode": "metal_fusd"})"), "metal_fused");
   contains(refused(R"({"merge": "means"})"), "Try: mean");

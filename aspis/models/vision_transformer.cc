@@ -81,7 +81,8 @@ VisionTransformer::VisionTransformer(const VisionTransformerConfig& config, uint
 }
 
 Residual VisionTransformer::block(int64_t i, const Residual& tokens, const std::vector<ScanDirection>&) const {
-  return blocks[static_cast<size_t>(i)]->forward(tokens);
+  auto& layer = *blocks[static_cast<size_t>(i)];
+  return pass(layer, tokens, [&layer](const Residual& x) { return layer.forward(x); });
 }
 
 ModelCost VisionTransformer::cost() const {

@@ -106,15 +106,9 @@ Vit::Vit(const VitConfig& c, uint64_t seed)
 
 Residual Vit::run(const mx::array& images, Maps* maps) const {
   check_images(images);
-  const int64_t h = config_.patches(images.shape(1)), w = config_.patches(images.shape(2)),
-                native = config_.patches(config_.img_size);
+  const int64_t h = config_.patches(images.shape(1)), w = config_.patches(images.shape(2));
   const auto B = images.shape(0), M = elem(h * w), E = elem(config_.embed_dim);
-  auto positions = pos_embed;
-  if (h != native || w != native) {
-    const auto table =
-        resize_positions(mx::slice(pos_embed, {0, 1, 0}, {1, pos_embed.shape(1), E}), {native, native}, {h, w});
-    positions = mx::concatenate({mx::slice(pos_embed, {0, 0, 0}, {1, 1, E}), table}, 1);
-  }
+  const auto positions = resize_square_positions(pos_embed, h, w, 0);
   const auto patches = mx::reshape(patch_embed(padded_to_patches(images, config_.patch_size)), {B, M, E});
   Residual x{mx::concatenate({mx::broadcast_to(cls_token, {B, 1, E}), patches}, 1) + positions, std::nullopt};
   for (const auto& block : blocks) {
@@ -128,6 +122,13 @@ Residual Vit::run(const mx::array& images, Maps* maps) const {
     maps->add(mx::reshape(mx::slice(x.sum, {0, 1, 0}, {B, M + 1, E}), {B, elem(h), elem(w), E}));
   }
   return x;
+}
+
+std::optional<mx::array> Vit::fitted(const std::string& name, const mx::array& value,
+                                     const mx::Shape& want) const {
+  if (name != "pos_embed") return Backbone::fitted(name, value, want);
+  const int64_t side = config_.patches(config_.img_size);
+  return resize_square_positions(value, side, side, 0);
 }
 
 mx::array Vit::forward_features(const mx::array& images) const { return norm(run(images, nullptr)).first; }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,9 @@ class Vit final : public Backbone {
   explicit Vit(const VitConfig& config, uint64_t seed = 0);
   std::string type_name() const override { return "Vit"; }
   std::string model_type() const override { return "vit"; }
+  const Linear* classifier() const override { return head.get(); }
+  std::optional<mx::array> fitted(const std::string& name, const mx::array& value,
+                                  const mx::Shape& want) const override;
   std::string config_json() const override { return config_.to_json(); }
   const VitConfig& config() const { return config_; }
 
@@ -51,9 +55,6 @@ class Vit final : public Backbone {
   mx::array pool(const mx::array& features) const override;
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
-
- protected:
-  const Linear* classifier() const override { return head.get(); }
 
  private:
   struct Block final : Module {

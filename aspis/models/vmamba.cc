@@ -9,6 +9,7 @@
 
 #include "aspis/models/config_fields.h"
 #include "aspis/nn/branch.h"
+#include "aspis/nn/directional_mixer.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/gated_norm/gated_norm.h"
@@ -41,6 +42,8 @@ void visit_fields(V&& v, VMambaConfig& c) {
   v("downsample", c.downsample);
   v("scan_mode", c.scan_mode);
   v("ssm_init", c.ssm_init);
+  v("mixer", c.mixer);
+  v("num_directions", c.num_directions);
   v("drop_path_rate", c.drop_path_rate);
   v("num_classes", c.num_classes);
 }
@@ -81,6 +84,7 @@ void VMambaConfig::check(const std::string& where, ErrorKind kind) const {
   for (const int64_t v : depths) in_range("depths", v, 1, 1 << 10);
   in_range("d_state", d_state, 1, 256);
   in_range("ssm_ratio", ssm_ratio, 1, 64);
+  check_mixer(where, kind, d_state);
   in_range("d_conv", d_conv, 1, 63);
   config::divides(where, kind, "2", 2, "d_conv + 1", d_conv + 1);
   in_range("mlp_ratio", mlp_ratio, 0, 64);
@@ -209,11 +213,20 @@ mx::array Ss2d::operator()(const mx::array& h) const {
 /// x + drop(op(norm(x)));  x + drop(mlp(norm2(x)))
 struct VMamba::Block final : Module {
   Block(const VMambaConfig& c, size_t level, double drop_rate, const Init& init)
-      : norm(c.width(level), init.child("norm")),
-        op(c.width(level), c, init.child("op")),
-        drop_path(drop_rate, init) {
+      : norm(c.width(level), init.child("norm")), drop_path(drop_rate, init) {
     add_child("norm", norm);
-    add_child("op", op);
+    if (c.own()) {
+      op = std::make_unique<Ss2d>(c.width(level), c, init.child("op"));
+      add_child("op", *op);
+    } else {
+      directional = std::make_unique<DirectionalMixer>(MixerConfig{.kind = c.mixer,
+                                                                   .width = c.width(level),
+                                                                   .state = c.d_state,
+                                                                   .conv = c.d_conv,
+                                                                   .expand = c.ssm_ratio},
+                                                       c.directions(kPasses), init.child("op"));
+      add_child("op", *directional);
+    }
     if (c.mlp_ratio > 0) {
       norm2 = std::make_unique<LayerNorm>(c.width(level), init.child("norm2"));
       mlp = std::make_unique<Mlp>(c.width(level), c.mlp_ratio * c.width(level), init.child("mlp"));
@@ -227,14 +240,20 @@ struct VMamba::Block final : Module {
   std::string type_name() const override { return "VSSBlock"; }
   Residual forward(const Residual& x) const {
     auto [n1, before] = norm(x);
-    const Residual mixed{std::move(before), drop_path(op(n1))};
+    const Residual mixed{std::move(before), drop_path(op ? (*op)(n1) : mix(n1))};
     if (!mlp) return mixed;
     auto [n2, middle] = (*norm2)(mixed);
     return {std::move(middle), drop_path((*mlp)(n2))};
   }
+  mx::array mix(const mx::array& h) const {
+    const auto B = h.shape(0), H = h.shape(1), W = h.shape(2), C = h.shape(3);
+    const auto directions = mixer_directions(static_cast<int64_t>(directional->mixers.size()), {H, W});
+    return mx::reshape((*directional)(mx::reshape(h, {B, H * W, C}), directions), {B, H, W, C});
+  }
 
   LayerNorm norm;
-  Ss2d op;
+  std::unique_ptr<Ss2d> op;  // one of the two
+  std::unique_ptr<DirectionalMixer> directional;
   std::unique_ptr<LayerNorm> norm2;
   std::unique_ptr<Mlp> mlp;
   DropPath drop_path;

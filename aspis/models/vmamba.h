@@ -16,7 +16,7 @@
 namespace aspis {
 
 /// config.json with model_type "vmamba". Defaults are those of the first ("vanilla") VMamba-T.
-struct VMambaConfig : BackboneConfig {
+struct VMambaConfig : BackboneConfig, MixerChoice {
   int64_t dim = 96;  ///< channels of the first level; they double from level to level
   std::vector<int64_t> depths = {2, 2, 9, 2};
   int64_t d_state = 16;
@@ -79,6 +79,9 @@ class Ss2d final : public Module {
 /// there: patch_embed.{0, 2, 5, 7}, layers.i.{blocks.j.{norm, op, norm2, mlp},
 /// downsample}, classifier.{norm, head}.
 ///
+/// Another mixer, or the directions of `num_directions`, replace SS2D by DirectionalMixer
+/// over the map.
+///
 /// Any image size from 4 pixels. Stages are the four levels before their downsampling.
 class VMamba final : public Backbone {
  public:
@@ -86,6 +89,7 @@ class VMamba final : public Backbone {
   ~VMamba() override;
   std::string type_name() const override { return "VMamba"; }
   std::string model_type() const override { return "vmamba"; }
+  const Linear* classifier() const override { return head.get(); }
   std::string config_json() const override { return config_.to_json(); }
   const VMambaConfig& config() const { return config_; }
 
@@ -94,9 +98,6 @@ class VMamba final : public Backbone {
   mx::array pool(const mx::array& features) const override;
   std::vector<StageInfo> stages() const override;
   std::vector<mx::array> feature_maps(const mx::array& images, const std::vector<int>& out_indices) const override;
-
- protected:
-  const Linear* classifier() const override { return head.get(); }
 
  private:
   struct Block;

@@ -74,4 +74,29 @@ mx::array resize_positions(const mx::array& table, const std::vector<int64_t>& f
   return mx::reshape(out, {1, elem(product(to)), elem(width)});
 }
 
+mx::array resize_square_positions(const mx::array& table, int64_t height, int64_t width, int token) {
+  const int64_t patches = table.shape(1) - (token == -1 ? 0 : 1);
+  const auto side =
+      static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(std::max<int64_t>(patches, 0)))));
+  require(table.ndim() == 3 && side >= 1 && side * side == patches, [&] {
+    return Error::Parts{.where = "resize_square_positions",
+                        .required = "a table over a square grid",
+                        .got = fmt::format("{{{}}}", fmt::join(table.shape(), ", ")),
+                        .hint = ""};
+  });
+  if (side == height && side == width) return table;
+  if (token == -1) return resize_positions(table, {side, side}, {height, width});
+  const auto n = table.shape(1), E = table.shape(2);
+  const auto at = [&](int64_t count) { return static_cast<mx::ShapeElem>(token == -2 ? count / 2 : token); };
+  const auto rows = [&](const mx::array& a, mx::ShapeElem from, mx::ShapeElem to) {
+    return mx::slice(a, {0, from, 0}, {1, to, E});
+  };
+  const auto here = at(patches), there = at(height * width);
+  const auto grid = resize_positions(mx::concatenate({rows(table, 0, here), rows(table, here + 1, n)}, 1),
+                                     {side, side}, {height, width});
+  return mx::concatenate({rows(grid, 0, there), rows(table, here, here + 1),
+                          rows(grid, there, static_cast<mx::ShapeElem>(height * width))},
+                         1);
+}
+
 }  // namespace aspis

@@ -18,4 +18,9 @@ namespace mx = mlx::core;
 mx::array resize_positions(const mx::array& table, const std::vector<int64_t>& from,
                            const std::vector<int64_t>& to);
 
+/// The same for square grids {1, n n, E}, or with one more entry of its own before entry
+/// `token` of the rest (0: in front; -1: no such entry; -2: in the middle). Throws
+/// Error(kUsage) if the entries are no square.
+mx::array resize_square_positions(const mx::array& table, int64_t height, int64_t width, int token = -1);
+
 }  // namespace aspis

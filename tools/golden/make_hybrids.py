@@ -212,9 +212,10 @@ class Edifice:
         return maps, x, self.lin(x.mean((2, 3)), "classifier")
 
 
-config = dict(size=64, dim=4, depths=[1, 1, 2, 2], heads=[1, 1, 2, 4], state=3)
-model = Edifice(**config, compat=True)
-images, out, last = run(model, [(1, 64, 64), (1, 37, 60)], 2)
+config = dict(dim=4, depths=[1, 1, 2, 2], heads=[1, 1, 2, 4], state=3)
+# Five columns in the last map: over two, the norm would divide by their difference.
+model = Edifice(160, **config, compat=True)
+images, out, last = run(model, [(1, 64, 160), (1, 37, 150)], 2)
 store.record("edifice_compat", model.p, images, out, None, model.b)
 # The same parameters as Axon keeps them: dense (in, out), 2-D convolutions (out, in, k, k), 1-D ones (k, 1, out).
 for name, value in {**model.p, **model.b}.items():
@@ -228,7 +229,7 @@ for name, value in {**model.p, **model.b}.items():
         word = {"weight": "gamma", "bias": "bias" if kernel else "beta", "running_mean": "mean", "running_var": "var"}[word]
     store.put("axon", "axon", f"{layer}.{word}", value)
 
-model = Edifice(**config, compat=False)
+model = Edifice(64, **config, compat=False)
 images, out, last = run(model, [(1, 64, 64), (2, 37, 50)], 2)
 store.record("edifice", model.p, images, out, last, model.b)
 store.save("make_hybrids", SEED)
