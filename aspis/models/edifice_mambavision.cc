@@ -19,6 +19,7 @@
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/gelu/gelu.h"
 #include "aspis/ops/linear/linear.h"
+#include "aspis/ops/reduce/reduce.h"
 #include "aspis/ops/selective_scan/selective_scan.h"
 
 namespace aspis {
@@ -368,7 +369,7 @@ mx::array EdificeMambaVision::forward_features(const mx::array& images) const {
   return mx::transpose(norm(mx::transpose(x, {0, 1, 3, 2})), {0, 1, 3, 2});
 }
 
-mx::array EdificeMambaVision::pool(const mx::array& features) const { return mx::mean(features, {1, 2}); }
+mx::array EdificeMambaVision::pool(const mx::array& features) const { return mean_over(features, {1, 2}); }
 
 mx::array EdificeMambaVision::operator()(const mx::array& images) const {
   const auto pooled = pool(forward_features(images));

@@ -15,6 +15,7 @@
 #include "aspis/ops/causal_conv1d/causal_conv1d.h"
 #include "aspis/ops/common/composed.h"
 #include "aspis/ops/linear/linear.h"
+#include "aspis/ops/reduce/reduce.h"
 #include "aspis/ops/silu/silu.h"
 
 namespace aspis {
@@ -289,7 +290,7 @@ std::optional<mx::array> EduHybrid::fitted(const std::string& name, const mx::ar
 
 mx::array EduHybrid::forward_features(const mx::array& images) const { return norm(run(images, nullptr)); }
 
-mx::array EduHybrid::pool(const mx::array& features) const { return mx::mean(features, 1); }
+mx::array EduHybrid::pool(const mx::array& features) const { return mean_over(features, {1}); }
 
 std::vector<StageInfo> EduHybrid::stages() const {
   std::vector<StageInfo> list;
