@@ -201,6 +201,24 @@ fs::path weights_in_folder(const fs::path& folder) {
        files.empty() ? "the folder of 'aspis convert', or a weight file" : "one of the files");
 }
 
+std::string model_named_in(const fs::path& path, const std::vector<std::string>& models) {
+  std::set<std::string> parts;
+  for (const auto& part : path) {
+    const std::string name = part.string();
+    parts.insert(name.substr(0, name.find(".safetensors")));
+    if (const size_t at = name.rfind("--"); at != std::string::npos) parts.insert(name.substr(at + 2));
+  }
+  std::string found;
+  for (const std::string& model : models) {
+    const PublishedWeights* known = published_weights(model);
+    const std::string own = known ? known->weights.substr(known->weights.rfind('/') + 1) : "";
+    if (!parts.contains(model) && (own.empty() || !parts.contains(own))) continue;
+    if (!found.empty()) return "";
+    found = model;
+  }
+  return found;
+}
+
 Overrides overrides_for_weights(const ModelEntry& entry, const fs::path& path, const WeightFile& file) {
   Overrides all = published_overrides(entry, file);
   const std::string config = config_of(path);
@@ -247,6 +265,7 @@ Pretrained open_pretrained(const fs::path& path, const std::string& name, const 
       p.model = make_model_from_config(config, seed, (home / "config.json").string());
     } else {
       std::vector<std::string> names = models_of(file);
+      if (auto named = model_named_in(fs::absolute(p.file), names); !named.empty()) names = {std::move(named)};
       // Several names with one config are one model.
       std::set<std::string> configs;
       for (const auto& n : names) configs.insert(resolve_config(n));

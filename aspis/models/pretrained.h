@@ -51,6 +51,10 @@ std::filesystem::path find_model_files(const std::string& name);
 /// pytorch_model.bin, or the only file of a known ending. Throws Error(kModel).
 std::filesystem::path weights_in_folder(const std::filesystem::path& folder);
 
+/// Of several models with the same tensors the one whose published weights `path`
+/// names ("models--nvidia--MambaVision-B-21K/..."), "" if none or several.
+std::string model_named_in(const std::filesystem::path& path, const std::vector<std::string>& models);
+
 /// A model with weights that were not made by `aspis train`.
 struct Pretrained {
   std::unique_ptr<ImageModel> model;  ///< in inference mode
@@ -66,7 +70,8 @@ Overrides overrides_for_weights(const ModelEntry& entry, const std::filesystem::
                                 const WeightFile& file);
 
 /// Opens a weight file or a model folder. Which model it is says, in this order:
-/// `name` with `overrides`, config.json of the folder, the shapes of the tensors.
+/// `name` with `overrides`, config.json of the folder, the shapes of the tensors and,
+/// where they leave a choice, the names in the path.
 /// Throws Error(kModel) if it is none or several.
 Pretrained open_pretrained(const std::filesystem::path& path, const std::string& name = "",
                            const Overrides& overrides = {}, const WeightOptions& options = {}, uint64_t seed = 0);

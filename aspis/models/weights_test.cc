@@ -402,6 +402,19 @@ TEST_CASE("the model of a file is told by its shapes, and model folders and the 
                        Error);
 }
 
+TEST_CASE("of models with the same tensors the path tells which it is") {
+  const std::vector<std::string> two{"mamba_vision_L2", "mamba_vision_L2_512_21k"};
+  const fs::path hub = "/cache/hub";
+  CHECK(model_named_in(hub / "models--nvidia--MambaVision-L2-512-21K/snapshots/a/model.safetensors", two) ==
+        two[1]);
+  CHECK(model_named_in(hub / "models--nvidia--MambaVision-L2-1K/snapshots/a/model.safetensors", two) == two[0]);
+  CHECK(model_named_in("/models/mamba_vision_L2/model.safetensors", two) == two[0]);
+  CHECK(model_named_in("/models/mamba_vision_L2.safetensors", two) == two[0]);
+  CHECK(model_named_in("/models/MambaVision-L2-512-21K-mine/model.safetensors", two).empty());
+  CHECK(model_named_in("/MambaVision-L2-1K/MambaVision-L2-512-21K/model.safetensors", two).empty());
+  CHECK(model_named_in("model.safetensors", two).empty());
+}
+
 TEST_CASE("published figures name models of the table, and ImageNet has its classes") {
   for (const ModelEntry& entry : model_table()) {
     const PublishedWeights* w = published_weights(entry.name);
@@ -422,10 +435,13 @@ TEST_CASE("published figures name models of the table, and ImageNet has its clas
 TEST_CASE("checkpoints in full size load strictly and give the logits of the reference" * doctest::skip()) {
   const char* folder = std::getenv("ASPIS_CHECKPOINTS");
   REQUIRE(folder != nullptr);
-  for (const char* name : {"mamba_vision_T.pth.tar", "vim_tiny_patch16_224.pth"}) {
-    CAPTURE(std::string(name));
-    const std::string model = std::string(name).substr(0, std::string(name).find('.'));
-    const Pretrained p = open_pretrained(fs::path(folder) / name);
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string file = entry.path().filename().string(), model = file.substr(0, file.find('.'));
+    if (file.find(".pth") == std::string::npos) continue;
+    files++;
+    CAPTURE(file);
+    const Pretrained p = open_pretrained(entry.path());
     CHECK(p.name == model);
     const auto golden = load_arrays(read_file(fs::path(folder) / (model + ".golden.safetensors")), model);
     const auto at = [&](const std::string& key) {
@@ -435,6 +451,7 @@ TEST_CASE("checkpoints in full size load strictly and give the logits of the ref
     MESSAGE(model << ": " << error);
     CHECK(error < 1e-4);
   }
+  CHECK(files >= 3);
 }
 
 }  // namespace aspis

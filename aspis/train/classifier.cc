@@ -205,7 +205,7 @@ mx::array image_array(const std::vector<float>& images, int64_t size, int height
 
 mx::array model_input(const ImageModel& model, const std::vector<float>& images, int64_t size, int height,
                       int width, int channels) {
-  const auto x = image_array(images, size, height, width, channels);
+  auto x = image_array(images, size, height, width, channels);
   const auto shape = model.input_shape();
   if (shape.size() == 3) return x;
   mx::Shape want{static_cast<int>(size)};

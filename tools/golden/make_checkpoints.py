@@ -4,7 +4,8 @@
 whose logits they must give.
 
     venv/bin/python tools/golden/make_checkpoints.py
-    venv/bin/python tools/golden/make_checkpoints.py FOLDER    MambaVision-T and Vim-Ti in full size, for
+    venv/bin/python tools/golden/make_checkpoints.py FOLDER    MambaVision-T, Vim-Ti and VMamba-T in full size, and of
+        timm 1.0.31 ViT-Ti, ConvNeXt-T and ResNet-50, for
         ASPIS_CHECKPOINTS=FOLDER aspis_models_test --no-skip -tc='*full size*'
 
 Written with PyTorch 2.15.0, safetensors 0.8.0 and numpy 2.4.6. Weights are
@@ -63,21 +64,34 @@ def small():
 
 
 def full(folder):
+    import timm
+
     import make_mambavision
     import make_vim
+    import make_vmamba
     folder.mkdir(parents=True, exist_ok=True)
+
+    def store(file, state, images, logits):
+        torch.save(state, folder / file)
+        save_file({"images": images.permute(0, 2, 3, 1).float().contiguous(), "logits": logits.float().contiguous()},
+                  folder / (file.split(".")[0] + ".golden.safetensors"))
+
     with torch.no_grad():
         m = make_mambavision.Model(80, 32, [1, 3, 8, 4], [2, 4, 8, 16], [8, 8, 14, 7], 1000, False, True, False,
                                    channels=3, state=8, ratio=4)
         images = make_mambavision.draw(1, 3, 224, 224).detach()
-        logits = m.forward(images)["logits"]
-        torch.save({"state_dict": published({**m.p, **m.b}, last=False)}, folder / "mamba_vision_T.pth.tar")
-        save_file({"images": images.permute(0, 2, 3, 1).float().contiguous(), "logits": logits.float()},
-                  folder / "mamba_vision_T.golden.safetensors")
+        store("mamba_vision_T.pth.tar", {"state_dict": published({**m.p, **m.b}, last=False)}, images, m.forward(images)["logits"])
         p, images, logits = make_vim.vim("full", 224, 16, 16, 192, 24, 16, 1000, channels=3, batch=1, gradient=False)
-        torch.save({"model": published(p, last=False)}, folder / "vim_tiny_patch16_224.pth")
-        save_file({"images": images.permute(0, 2, 3, 1).float().contiguous(), "logits": logits.float()},
-                  folder / "vim_tiny_patch16_224.golden.safetensors")
+        store("vim_tiny_patch16_224.pth", {"model": published(p, last=False)}, images, logits)
+        m = make_vmamba.Model(96, (2, 2, 8, 2), 1, 1, False, False, 4, 2, 3, "cross", channels=3, classes=1000)
+        store("vmamba_tiny_s1l8.pth", {"model": published(m.p, last=False)}, images, m.forward(images)[2])
+        torch.set_default_dtype(torch.float32)
+        torch.manual_seed(1)
+        for name in ("vit_tiny_patch16_224", "convnext_tiny", "resnet50"):
+            m = timm.create_model(name).eval()
+            for q in m.parameters():  # away from the zeros and 1e-6 that training begins with
+                q.add_(torch.randn_like(q) * 0.02)
+            store(name + ".pth", m.state_dict(), images.float(), m(images.float()))
 
 
 if len(sys.argv) > 1:

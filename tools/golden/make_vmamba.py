@@ -18,13 +18,13 @@ draw = store.draw
 
 
 class Model:
-    def __init__(self, dim, depths, state, ratio, gate, conv_bias, mlp, patch, down, mode):
+    def __init__(self, dim, depths, state, ratio, gate, conv_bias, mlp, patch, down, mode, channels=2, classes=3):
         self.p, self.depths, self.state, self.gate, self.mlp = {}, depths, state, gate, mlp
         self.patch, self.down, self.mode = patch, down, mode
         if patch == 1:
-            self.conv("patch_embed.0", 2, dim, 4), self.ln("patch_embed.2", dim)
+            self.conv("patch_embed.0", channels, dim, 4), self.ln("patch_embed.2", dim)
         else:
-            self.conv("patch_embed.0", 2, dim // 2, 3), self.ln("patch_embed.2", dim // 2)
+            self.conv("patch_embed.0", channels, dim // 2, 3), self.ln("patch_embed.2", dim // 2)
             self.conv("patch_embed.5", dim // 2, dim, 3), self.ln("patch_embed.7", dim)
         for i, depth in enumerate(depths):
             w = dim << i
@@ -53,7 +53,7 @@ class Model:
                 self.lin(f"layers.{i}.downsample.reduction", 4 * w, 2 * w, False)
             else:
                 self.conv(f"layers.{i}.downsample.1", w, 2 * w, 3), self.ln(f"layers.{i}.downsample.3", 2 * w)
-        self.ln("classifier.norm", dim << 3), self.lin("classifier.head", dim << 3, 3)
+        self.ln("classifier.norm", dim << 3), self.lin("classifier.head", dim << 3, classes)
 
     def lin(self, name, a, b, bias=True):
         self.p[name + ".weight"] = draw(b, a, scale=a**-0.5)
@@ -154,10 +154,11 @@ def case(name, sizes, gradients=True, dim=4, depths=(1, 1, 2, 1), **options):
     store.record(name, m.p, images, out, f"logits{len(sizes) - 1}" if gradients else None)
 
 
-vanilla = dict(state=3, ratio=2, gate=True, conv_bias=True, mlp=0, patch=1, down=1)
-case("vanilla", [(1, 32, 32), (2, 22, 37)], mode="cross", **vanilla)
-fast = dict(state=1, ratio=1, gate=False, conv_bias=False, mlp=2, patch=2, down=3)
-case("fast", [(1, 32, 32), (2, 19, 30)], mode="cross", **fast)
-for mode in ("unidirectional", "bidirectional", "cascade"):
-    case(mode, [(1, 13, 22)], mode == "cascade", 4, (1, 1, 1, 1), mode=mode, **fast)
-store.save("make_vmamba", SEED)
+if __name__ == "__main__":
+    vanilla = dict(state=3, ratio=2, gate=True, conv_bias=True, mlp=0, patch=1, down=1)
+    case("vanilla", [(1, 32, 32), (2, 22, 37)], mode="cross", **vanilla)
+    fast = dict(state=1, ratio=1, gate=False, conv_bias=False, mlp=2, patch=2, down=3)
+    case("fast", [(1, 32, 32), (2, 19, 30)], mode="cross", **fast)
+    for mode in ("unidirectional", "bidirectional", "cascade"):
+        case(mode, [(1, 13, 22)], mode == "cascade", 4, (1, 1, 1, 1), mode=mode, **fast)
+    store.save("make_vmamba", SEED)
