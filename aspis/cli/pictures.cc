@@ -21,19 +21,6 @@ bool looks_like_image(const fs::path& p) {
   return ext == ".png" || ext == ".jpg" || ext == ".jpeg";
 }
 
-// The transform of a classifier without a data set behind it.
-class NoDataset : public data::Dataset {
- public:
-  explicit NoDataset(const train::Preprocessing& p)
-      : Dataset("pictures", data::Split::kTest, p.classes, {0, 0, 0}, "command line") {}
-  int64_t size() const override { return 0; }
-  data::Sample get(int64_t index) const override {
-    check_index(index);
-    return {};
-  }
-  int32_t label(int64_t) const override { return 0; }
-};
-
 const train::Classifier& flat(const train::Classifier& c) {
   require(c.model->input_shape().size() == 3, [&] {
     return Error::Parts{.where = "--model",
@@ -87,7 +74,7 @@ void add_picture_options(CLI::App* command, PictureOptions& options) {
 PictureReader::PictureReader(const train::Classifier& classifier, const PictureOptions& options)
     : classifier_(flat(classifier)),
       files_(list_pictures(options.paths)),
-      transform_(classifier.preprocessing.transform(), NoDataset(classifier.preprocessing)),
+      transform_(classifier.preprocessing.transform()),
       batch_(options.batch),
       skip_(data::parse_on_bad_sample(options.on_bad_sample) == data::OnBadSample::kSkip) {}
 

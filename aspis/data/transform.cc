@@ -116,6 +116,15 @@ Transform::Transform(TransformOptions options, const Dataset& dataset) : options
                         .got = "none",
                         .hint = "set the image size, e.g. 64"};
   });
+  finish();
+}
+
+Transform::Transform(TransformOptions options) : options_(std::move(options)) {
+  if (options_.slices == 0) options_.slices = 1;
+  finish();
+}
+
+void Transform::finish() {
   if (options_.mean.empty()) options_.mean.assign(static_cast<size_t>(options_.channels), 0.0f);
   if (options_.std.empty()) options_.std.assign(static_cast<size_t>(options_.channels), 1.0f);
   check_options(options_);

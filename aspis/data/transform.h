@@ -37,6 +37,8 @@ class Transform {
   /// Fills zeros in `options` from the data set. Throws `Error(kUsage)` for
   /// values out of range, and where the data set's size varies and none is given.
   Transform(TransformOptions options, const Dataset& dataset);
+  /// For pictures from elsewhere: height, width and channels must be given.
+  explicit Transform(TransformOptions options);
 
   const TransformOptions& options() const { return options_; }
   int64_t values() const { return int64_t{options_.height} * options_.width * options_.channels; }
@@ -52,6 +54,7 @@ class Transform {
   void write_augmented(const Image& prepared, int64_t epoch, int64_t index, float* out) const;
 
  private:
+  void finish();  // checks the options and makes the table
   void write_shifted(const Image& prepared, int dy, int dx, bool mirror, float* out) const;
 
   TransformOptions options_;

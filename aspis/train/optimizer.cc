@@ -17,7 +17,8 @@ namespace {
 constexpr double kMuonMomentum = 0.95, kMuonEps = 1e-7, kLambEps = 1e-6;
 
 OptimizerRule rule_of(const OptimizerSettings& s, OptimizerKind kind) {
-  OptimizerRule rule{.kind = kind, .beta1 = s.beta1, .beta2 = s.beta2, .eps = s.eps, .weight_decay = s.weight_decay};
+  OptimizerRule rule{
+      .kind = kind, .beta1 = s.beta1, .beta2 = s.beta2, .eps = s.eps, .weight_decay = s.weight_decay};
   rule.nesterov = s.nesterov;
   if (kind == OptimizerKind::kLamb) rule.eps = kLambEps;
   if (kind == OptimizerKind::kMuon) {
@@ -36,15 +37,29 @@ std::vector<mx::array> taken(std::vector<mx::array>& from, const std::vector<siz
 
 }  // namespace
 
-Optimizer::Optimizer(Module& module, const OptimizerSettings& settings) : module_(module), settings_(settings) {
+Optimizer::Optimizer(Module& module, const OptimizerSettings& settings, const std::vector<double>& rates)
+    : module_(module), settings_(settings) {
   const bool muon = settings.kind == OptimizerKind::kMuon;
-  groups_.push_back({rule_of(settings, settings.kind), {}});
-  if (muon) groups_.push_back({rule_of(settings, OptimizerKind::kAdamW), {}});
+  const auto trained = static_cast<size_t>(module.trainable_parameters().size());
+  require(rates.empty() || rates.size() == trained, [&] {
+    return Error::Parts{.where = "optimizer",
+                        .required = fmt::format("a share of the learning rate for each of {} parameters", trained),
+                        .got = std::to_string(rates.size()),
+                        .hint = ""};
+  });
+  const auto group_of = [&](OptimizerKind kind, double rate) -> Group& {
+    for (Group& g : groups_) {
+      if (g.rule.kind == kind && g.rate == rate) return g;
+    }
+    groups_.push_back({rule_of(settings, kind), rate, {}});
+    return groups_.back();
+  };
   for (const ParameterRef& p : module.parameter_refs()) {
     if (!p.trainable) continue;
     // Muon is for matrices; what does not decay (states, positions, tokens) is none, whatever its shape.
     const bool rest = muon && !(p.decay && p.value->ndim() >= 2);
-    Group& group = groups_[rest ? 1 : 0];
+    Group& group =
+        group_of(rest ? OptimizerKind::kAdamW : settings.kind, rates.empty() ? 1.0 : rates[names_.size()]);
     group.members.push_back(names_.size());
     names_.push_back(p.name);
     decay_.push_back(p.decay);
@@ -77,7 +92,7 @@ mx::array Optimizer::update(const std::vector<mx::array>& gradients, const mx::a
   all.clear();
   for (const Group& group : groups_) {
     StepControl control;
-    control.lr = learning_rate;
+    control.lr = learning_rate * group.rate;
     control.step = steps_ + 1;
     control.norm = norm;
     control.max_norm = settings_.clip;
@@ -96,8 +111,8 @@ mx::array Optimizer::update(const std::vector<mx::array>& gradients, const mx::a
       of_group.push_back(gradients[i]);
       decay.push_back(decay_[i]);
     }
-    auto r = optimizer_step(group.rule, taken(updated, group.members), std::move(of_group), std::move(states), decay,
-                            std::move(control));
+    auto r = optimizer_step(group.rule, taken(updated, group.members), std::move(of_group), std::move(states),
+                            decay, std::move(control));
     for (size_t j = 0; j < group.members.size(); j++) {
       const size_t i = group.members[j];
       updated[i] = std::move(r.params[j]);

@@ -31,7 +31,9 @@ struct OptimizerSettings {
 /// or the gradient norm is not finite, nothing changes.
 class Optimizer {
  public:
-  Optimizer(Module& module, const OptimizerSettings& settings);
+  /// `rates`: the share of the learning rate for each trainable parameter, in their
+  /// order; all 1 without. Every different share is a kernel call of its own.
+  Optimizer(Module& module, const OptimizerSettings& settings, const std::vector<double>& rates = {});
 
   /// Puts the updated parameters into the module, lazily; evaluate `pending()`
   /// with the loss. Returns the global gradient norm before clipping.
@@ -62,6 +64,7 @@ class Optimizer {
   // Parameters that one call updates.
   struct Group {
     OptimizerRule rule;
+    double rate = 1;              // share of the learning rate
     std::vector<size_t> members;  // indices of the lists below
   };
 

@@ -42,6 +42,7 @@ void check_options(const TrainOptions& o) {
   require_in("--ema", o.ema, 0, 0.999999999);
   require_in("--clip", o.clip, 0, kInf);
   require_in("--label-smoothing", o.label_smoothing, 0, 0.999999999);
+  require_in("--layer-decay", o.layer_decay, 0, 1, true);
   require_in("--crop-padding", o.crop_padding, 0, 1024);
   require_in("--erase", o.erase, 0, 1);
   if (o.val_fraction >= 0 || std::isnan(o.val_fraction)) require_in("--val-fraction", o.val_fraction, 0, 0.9);

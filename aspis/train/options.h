@@ -37,6 +37,8 @@ struct TrainOptions {
   double ema = 0;              ///< decay of the moving average that is evaluated and saved; 0: none
   double clip = 1.0;           ///< largest global gradient norm; 0: no clipping
   double label_smoothing = 0.0;
+  std::string freeze;          ///< part that is not trained, see freeze_part; empty: none
+  double layer_decay = 1.0;    ///< of the learning rate from stage to stage, see learning_rate_shares
 
   // Augmentation of training pictures.
   int crop_padding = 2;

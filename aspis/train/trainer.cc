@@ -24,6 +24,7 @@
 #include "aspis/ops/cross_entropy/cross_entropy.h"
 #include "aspis/report/sinks.h"
 #include "aspis/train/classifier.h"
+#include "aspis/train/fine_tune.h"
 #include "aspis/train/optimizer.h"
 #include "aspis/train/run_folder.h"
 #include "aspis/train/run_report.h"
@@ -297,7 +298,9 @@ class Trainer {
     settings.weight_decay = o_.weight_decay;
     settings.clip = o_.clip;
     settings.ema = o_.ema;
-    optimizer_ = std::make_unique<Optimizer>(*model_, settings);
+    if (!o_.freeze.empty()) freeze_part(*model_, o_.freeze);
+    auto rates = o_.layer_decay < 1 ? learning_rate_shares(*model_, o_.layer_decay) : std::vector<double>();
+    optimizer_ = std::make_unique<Optimizer>(*model_, settings, rates);
   }
 
   void plan_steps() {
