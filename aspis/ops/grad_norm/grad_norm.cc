@@ -10,24 +10,36 @@ namespace {
 
 class GlobalNorm : public ops::CpuPrimitive {
  public:
-  using CpuPrimitive::CpuPrimitive;
+  GlobalNorm(mx::Stream s, bool wide) : CpuPrimitive(s), wide_(wide) {}
 
   void eval_cpu(const Arrays& in, Arrays& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     ops::allocate(encoder, out[0], name());
-    ops::dispatch_float(in[0].dtype(), [&](auto tag) {
+    ops::dispatch_float(wide_ ? mx::float64 : mx::float32, [&](auto tag) {
       using T = decltype(tag);
       kernel::GlobalNormParams<T> p;
       p.norm = out[0].data<float>();
       for (const mx::array& x : in) {
-        p.arrays.push_back({static_cast<int64_t>(x.size()), ops::packed<T>(encoder, x, name())});
+        kernel::ArrayRef<T> a;
+        a.n = static_cast<int64_t>(x.size());
+        if (x.dtype() == mx::bfloat16) {
+          a.half = reinterpret_cast<const Bf16*>(ops::packed<mx::bfloat16_t>(encoder, x, name()));
+        } else {
+          a.data = ops::packed<T>(encoder, x, name());
+        }
+        p.arrays.push_back(a);
       }
       encoder.dispatch([p = std::move(p)] { kernel::global_norm(p); });
     });
   }
 
-  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  bool is_equivalent(const mx::Primitive& other) const override {
+    return wide_ == static_cast<const GlobalNorm&>(other).wide_;
+  }
   const char* name() const override { return "global_norm"; }
+
+ private:
+  bool wide_;  // all inputs are float64; else float32 or bfloat16
 };
 
 }  // namespace
@@ -38,11 +50,13 @@ mx::array global_norm(const std::vector<mx::array>& xs, mx::StreamOrDevice s) {
   for (const mx::array& x : xs) ops::compute_dtype("global_norm", {{"every array", &x}});
   const bool wide = std::all_of(xs.begin(), xs.end(), [](const mx::array& x) { return x.dtype() == mx::float64; });
   Arrays inputs;
-  for (const mx::array& x : xs) inputs.push_back(mx::astype(x, wide ? mx::float64 : mx::float32, stream));
-  if (ops::choose_back_end("global_norm", stream) == ops::BackEnd::kComposed) {
-    return global_norm_composed(inputs, stream);
+  const bool composed = ops::choose_back_end("global_norm", stream) == ops::BackEnd::kComposed;
+  for (const mx::array& x : xs) {
+    const bool as_it_is = !composed && x.dtype() == mx::bfloat16;
+    inputs.push_back(as_it_is ? x : mx::astype(x, wide ? mx::float64 : mx::float32, stream));
   }
-  return mx::array(mx::Shape{}, mx::float32, std::make_shared<GlobalNorm>(stream), inputs);
+  if (composed) return global_norm_composed(inputs, stream);
+  return mx::array(mx::Shape{}, mx::float32, std::make_shared<GlobalNorm>(stream, wide), inputs);
 }
 
 }  // namespace aspis

@@ -11,7 +11,8 @@ namespace aspis {
 /// Squares are added in double, so it is finite whenever it fits in float32 and
 /// every element is finite; otherwise it is NaN or infinite.
 ///
-/// @param xs  floating-point arrays of any shapes; float64 is used as it is if all are, else float32
+/// @param xs  floating-point arrays of any shapes; float64 is used as it is if all are, else float32;
+///            bfloat16 is read as it is
 ///
 /// Bit-equal for any number of threads. Has no gradient.
 /// Throws `aspis::Error(kUsage)` for an array that is not floating point.

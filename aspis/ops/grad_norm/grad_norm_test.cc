@@ -8,6 +8,7 @@
 #include "aspis/base/error.h"
 #include "aspis/ops/grad_norm/grad_norm_cases.h"
 #include "aspis/ops/harness/harness_doctest.h"
+#include "aspis/simd/isa.h"
 
 using namespace aspis;
 namespace mx = mlx::core;
@@ -21,6 +22,19 @@ TEST_CASE("global_norm takes empty lists, scalars, half and mixed dtypes") {
                            mx::astype(mx::array({2.f}), mx::float64)});
   CHECK(norm.item<float>() == 4);
   CHECK(norm.dtype() == mx::float32);
+}
+
+TEST_CASE("global_norm of bfloat16 is that of the same values in float32 on every instruction set") {
+  for (const auto& isa : supported_isas()) {
+    force_isa(isa);
+    for (const int n : {1, 15, 64, 1003, 70001}) {
+      const auto half = mx::astype(mx::sin(mx::arange(n, mx::float32)), mx::bfloat16);
+      const auto wide = mx::astype(half, mx::float32);
+      auto got = global_norm({half, wide, half}), want = global_norm({wide, wide, wide});
+      CHECK(got.item<float>() == want.item<float>());
+    }
+  }
+  force_isa("");
 }
 
 TEST_CASE("global_norm is not finite exactly when an element is not") {

@@ -1,7 +1,7 @@
 // Sum of squares for one instruction set: floats are widened first, so that no
 // finite gradient overflows and the order hardly matters. Bandwidth-bound.
 
-#include "aspis/simd/math-inl.h"
+#include "aspis/simd/storage-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aspis::kernel::HWY_NAMESPACE {
@@ -28,11 +28,13 @@ HWY_ATTR double sum_squares_f64(const double* x, int64_t n) {
   return simd::LaneSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
 }
 
-HWY_ATTR double sum_squares_f32(const float* x, int64_t n) {
+// S is float or Bf16.
+template <typename S>
+HWY_ATTR double sum_squares_widened(const S* x, int64_t n) {
   const hn::ScalableTag<double> d;
   const hn::Rebind<float, decltype(d)> half;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto load = [&](const float* p) HWY_ATTR { return hn::PromoteTo(d, hn::LoadU(half, p)); };
+  const auto load = [&](const S* p) HWY_ATTR { return hn::PromoteTo(d, simd::LoadAny(half, p)); };
   auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
   int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
@@ -44,9 +46,12 @@ HWY_ATTR double sum_squares_f32(const float* x, int64_t n) {
     s3 = hn::MulAdd(x3, x3, s3);
   }
   double tail = 0;
-  for (; i < n; i++) tail += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  for (; i < n; i++) tail += static_cast<double>(load_value(x[i])) * static_cast<double>(load_value(x[i]));
   return simd::LaneSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))) + tail;
 }
+
+HWY_ATTR double sum_squares_f32(const float* x, int64_t n) { return sum_squares_widened(x, n); }
+HWY_ATTR double sum_squares_bf16(const Bf16* x, int64_t n) { return sum_squares_widened(x, n); }
 
 }  // namespace aspis::kernel::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

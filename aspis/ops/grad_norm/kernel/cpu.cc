@@ -19,6 +19,7 @@ namespace aspis::kernel {
 
 HWY_EXPORT(sum_squares_f32);
 HWY_EXPORT(sum_squares_f64);
+HWY_EXPORT(sum_squares_bf16);
 
 template <typename T>
 void global_norm(const GlobalNormParams<T>& p) {
@@ -29,7 +30,12 @@ void global_norm(const GlobalNormParams<T>& p) {
   parallel_for(list.tasks(), [&](int64_t task) {
     for (int64_t s = list.starts[task]; s < list.starts[task + 1]; s++) {
       const Segment& segment = list.segments[s];
-      const T* x = p.arrays[segment.array].data + segment.first;
+      const ArrayRef<T>& array = p.arrays[segment.array];
+      if (array.half) {
+        sums[s] = HWY_DYNAMIC_DISPATCH(sum_squares_bf16)(array.half + segment.first, segment.count);
+        continue;
+      }
+      const T* x = array.data + segment.first;
       if constexpr (std::is_same_v<T, float>) {
         sums[s] = HWY_DYNAMIC_DISPATCH(sum_squares_f32)(x, segment.count);
       } else {
