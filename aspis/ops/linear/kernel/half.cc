@@ -99,6 +99,11 @@ void half_product(int64_t rows, int64_t n, int64_t k, const Bf16* x, int64_t x_s
     const int64_t r = row_cut.first(i), m = row_cut.length(i), last = columns.last(j);
     if (columns.count == 1) before(i, r, m);
     if (!pack_first) pack_weight(units, form, w, w_stride, k, n, columns.first(j), last, packed);
+    if (units && end.empty()) {
+      multiply_pairs(m, n, k, x + r * x_stride, x_stride, reinterpret_cast<const uint32_t*>(packed),
+                     columns.first(j), last, bias, y + r * n + columns.first(j), n);
+      return;
+    }
     float* const tile = scratch<float, 1>(m * (kColumns + kPanelCut));
     const Bf16* const rows_of_x = x + r * x_stride;
     const float* wide = nullptr;

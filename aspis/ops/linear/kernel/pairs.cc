@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -39,9 +40,10 @@ inline __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(su
 inline __mmask16 mask_of(int64_t n) { return static_cast<__mmask16>(n >= kLanes ? 0xffffu : (1u << n) - 1u); }
 
 // kRows rows of C over one panel; `a(r, i)` is the pair i of row r.
-template <int kRows, int kVectors, bool kTransposed>
+template <int kRows, int kVectors, bool kTransposed, typename C>
 inline void tile(int64_t pairs, bool odd, const void* from, int64_t lda, const uint32_t* b, int64_t ldb,
-                 const float* bias, bool add, __mmask16 last, float* c, int64_t ldc) {
+                 const float* bias, bool add, __mmask16 last, C* c, int64_t ldc) {
+  constexpr bool kHalf = std::is_same_v<C, Bf16>;
   __m512 acc[kRows][kVectors];
   __mmask16 mask[kVectors];
 #pragma GCC unroll 2
@@ -50,7 +52,8 @@ inline void tile(int64_t pairs, bool odd, const void* from, int64_t lda, const u
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; v++) {
-      const float* const start = add ? c + r * ldc + v * kLanes : bias ? bias + v * kLanes : nullptr;
+      const float* start = bias ? bias + v * kLanes : nullptr;
+      if constexpr (!kHalf) start = add ? c + r * ldc + v * kLanes : start;
       acc[r][v] = start ? _mm512_maskz_loadu_ps(mask[v], start) : _mm512_setzero_ps();
     }
   }
@@ -99,13 +102,19 @@ inline void tile(int64_t pairs, bool odd, const void* from, int64_t lda, const u
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) _mm512_mask_storeu_ps(c + r * ldc + v * kLanes, mask[v], acc[r][v]);
+    for (int v = 0; v < kVectors; v++) {
+      if constexpr (kHalf) {
+        _mm256_mask_storeu_epi16(c + r * ldc + v * kLanes, mask[v], (__m256i)_mm512_cvtneps_pbh(acc[r][v]));
+      } else {
+        _mm512_mask_storeu_ps(c + r * ldc + v * kLanes, mask[v], acc[r][v]);
+      }
+    }
   }
 }
 
-template <int kVectors, bool kTransposed>
+template <int kVectors, bool kTransposed, typename C>
 void panel(int64_t m, int64_t pairs, bool odd, const void* a, int64_t lda, const uint32_t* b, int64_t ldb,
-           const float* bias, bool add, __mmask16 last, float* c, int64_t ldc) {
+           const float* bias, bool add, __mmask16 last, C* c, int64_t ldc) {
   const auto at = [&](int64_t r) -> const void* {
     if constexpr (kTransposed) {
       return static_cast<const uint32_t*>(a) + r;
@@ -137,6 +146,24 @@ inline void interleave_32(const uint16_t* row0, const uint16_t* row1, __mmask32 
 }
 
 inline __mmask32 mask32_of(int64_t n) { return n >= 32 ? 0xffffffffu : (1u << n) - 1u; }
+
+template <typename T>
+void multiply(int64_t m, int64_t n, int64_t k, const Bf16* A, int64_t lda, const uint32_t* packed, int64_t first,
+              int64_t last, const float* bias, T* C, int64_t ldc) {
+  const int64_t words = (k + 1) / 2;
+  for (int64_t j = first; j < last;) {
+    const int64_t width = panel_width(n - j), cols = std::min(width, n - j);
+    const float* const start = bias ? bias + j : nullptr;
+    const uint32_t* const b = packed + j * words;
+    T* const c = C + j - first;
+    if (width > kLanes) {
+      panel<2, false>(m, k / 2, k % 2 != 0, A, lda, b, width, start, false, mask_of(cols - kLanes), c, ldc);
+    } else {
+      panel<1, false>(m, k / 2, k % 2 != 0, A, lda, b, width, start, false, mask_of(cols), c, ldc);
+    }
+    j += width;
+  }
+}
 
 }  // namespace
 
@@ -194,19 +221,11 @@ void pack_pairs_transposed(const Bf16* B, int64_t ldb, int64_t k, int64_t n, int
 
 void multiply_pairs(int64_t m, int64_t n, int64_t k, const Bf16* A, int64_t lda, const uint32_t* packed,
                     int64_t first, int64_t last, const float* bias, float* C, int64_t ldc) {
-  const int64_t words = (k + 1) / 2;
-  for (int64_t j = first; j < last;) {
-    const int64_t width = panel_width(n - j), cols = std::min(width, n - j);
-    const float* const start = bias ? bias + j : nullptr;
-    const uint32_t* const b = packed + j * words;
-    float* const c = C + j - first;
-    if (width > kLanes) {
-      panel<2, false>(m, k / 2, k % 2 != 0, A, lda, b, width, start, false, mask_of(cols - kLanes), c, ldc);
-    } else {
-      panel<1, false>(m, k / 2, k % 2 != 0, A, lda, b, width, start, false, mask_of(cols), c, ldc);
-    }
-    j += width;
-  }
+  multiply(m, n, k, A, lda, packed, first, last, bias, C, ldc);
+}
+void multiply_pairs(int64_t m, int64_t n, int64_t k, const Bf16* A, int64_t lda, const uint32_t* packed,
+                    int64_t first, int64_t last, const float* bias, Bf16* C, int64_t ldc) {
+  multiply(m, n, k, A, lda, packed, first, last, bias, C, ldc);
 }
 
 void interleave(const Bf16* from, int64_t stride, int64_t rows, int64_t columns, uint32_t* to) {
@@ -252,6 +271,10 @@ void pack_pairs(const Bf16*, int64_t, int64_t, int64_t, int64_t, int64_t, uint32
 void pack_pairs_transposed(const Bf16*, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t*) { no_units(); }
 void multiply_pairs(int64_t, int64_t, int64_t, const Bf16*, int64_t, const uint32_t*, int64_t, int64_t,
                     const float*, float*, int64_t) {
+  no_units();
+}
+void multiply_pairs(int64_t, int64_t, int64_t, const Bf16*, int64_t, const uint32_t*, int64_t, int64_t,
+                    const float*, Bf16*, int64_t) {
   no_units();
 }
 void interleave(const Bf16*, int64_t, int64_t, int64_t, uint32_t*) { no_units(); }

@@ -27,6 +27,9 @@ void pack_pairs_transposed(const Bf16* B, int64_t ldb, int64_t k, int64_t n, int
 /// `first`, the bias (or null) at column 0.
 void multiply_pairs(int64_t m, int64_t n, int64_t k, const Bf16* A, int64_t lda, const uint32_t* packed,
                     int64_t first, int64_t last, const float* bias, float* C, int64_t ldc);
+/// The same with C rounded to bfloat16 on the way to memory.
+void multiply_pairs(int64_t m, int64_t n, int64_t k, const Bf16* A, int64_t lda, const uint32_t* packed,
+                    int64_t first, int64_t last, const float* bias, Bf16* C, int64_t ldc);
 
 /// to {(rows + 1) / 2, columns}: values of two rows below each other side by side, an odd
 /// last one beside zeros.
