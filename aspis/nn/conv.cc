@@ -2,7 +2,6 @@
 
 #include <mlx/ops.h>
 
-#include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/channel_norm/channel_norm.h"
 #include "aspis/ops/conv/conv.h"
 #include "aspis/ops/elementwise/elementwise.h"
@@ -29,13 +28,16 @@ Conv2d::Conv2d(const Conv2dConfig& c, const Init& init)
   }
 }
 
-mx::array Conv2d::apply(const mx::array& x, const mx::array& w, const std::optional<mx::array>& b) const {
+mx::array Conv2d::apply(const mx::array& x, const mx::array& w, const std::optional<mx::array>& b,
+                        Activation activation, const std::optional<mx::array>& residual) const {
   const int stride = static_cast<int>(config_.stride), padding = static_cast<int>(config_.padding);
   Conv2dOptions options;
   options.stride = {stride, stride};
   options.padding = {padding, padding};
   options.groups = static_cast<int>(config_.groups);
   options.bias = b;
+  options.activation = activation;
+  options.residual = residual;
   return conv2d(x, w, options);
 }
 
@@ -71,12 +73,13 @@ mx::array BatchNorm::after(const Conv2d& conv, const mx::array& x, Activation ac
   if (training()) return (*this)(conv(x), activation, residual);
   const auto f = factor();
   const auto shift = bias - running_mean * f;
-  auto y = conv.apply(x, broadcast_multiply(conv.weight, mx::reshape(f, {-1, 1, 1, 1})),
-                      conv.bias ? *conv.bias * f + shift : shift);
-  if (residual) y = add_n({y, *residual});
+  // With both, the residual comes first, which the convolution's own order does not have.
+  const bool both = activation != Activation::kNone && residual;
+  const auto y =
+      conv.apply(x, broadcast_multiply(conv.weight, mx::reshape(f, {-1, 1, 1, 1})),
+                 conv.bias ? *conv.bias * f + shift : shift, both ? Activation::kNone : activation, residual);
+  if (!both) return y;
   switch (activation) {
-    case Activation::kNone:
-      return y;
     case Activation::kRelu:
       return relu(y);
     case Activation::kSilu:
@@ -85,8 +88,9 @@ mx::array BatchNorm::after(const Conv2d& conv, const mx::array& x, Activation ac
       return gelu(y);
     case Activation::kGeluTanh:
       return gelu(y, true);
+    default:
+      return y;
   }
-  return y;
 }
 
 }  // namespace aspis

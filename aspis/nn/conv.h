@@ -26,8 +26,10 @@ class Conv2d final : public Module {
   Conv2d(const Conv2dConfig& config, const Init& init);
   std::string type_name() const override { return "Conv2d"; }
   mx::array operator()(const mx::array& x) const { return apply(x, weight, bias); }
-  /// The same with other weights of the same shape.
-  mx::array apply(const mx::array& x, const mx::array& w, const std::optional<mx::array>& b) const;
+  /// The same with other weights of the same shape: activation(conv(x)) + residual.
+  mx::array apply(const mx::array& x, const mx::array& w, const std::optional<mx::array>& b,
+                  Activation activation = Activation::kNone,
+                  const std::optional<mx::array>& residual = std::nullopt) const;
   const Conv2dConfig& config() const { return config_; }
 
   mx::array weight;

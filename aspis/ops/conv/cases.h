@@ -52,4 +52,62 @@ inline const std::vector<ConvCase> kConv3dCases = {
     {{2, 32, 32, 32, 32}, {32, 3, 3, 3, 32}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, 1, true, harness::kPerf},
 };
 
+struct TransposedConvCase {
+  std::vector<int> x;                                            // {B, (D,) H, W, C}
+  std::vector<int> weight;                                       // {C, (kd,) kh, kw, O / groups}
+  std::array<int, 3> stride, padding, dilation, output_padding;  // 2-D cases use the last two
+  int groups;
+  bool bias;
+  unsigned uses;
+};
+
+inline const std::vector<TransposedConvCase> kTransposedConv2dCases = {
+    {{1, 1, 1, 1},
+     {1, 1, 1, 1},
+     {1, 1, 1},
+     {0, 0, 0},
+     {1, 1, 1},
+     {0, 0, 0},
+     1,
+     true,
+     harness::kCheck | harness::kGrad},
+    {{2, 3, 2, 3},
+     {3, 2, 3, 2},
+     {1, 2, 2},
+     {0, 0, 1},
+     {1, 1, 1},
+     {0, 1, 0},
+     1,
+     true,
+     harness::kCheck | harness::kGrad},
+    {{1, 3, 4, 4},
+     {4, 3, 2, 1},
+     {1, 1, 3},
+     {0, 1, 0},
+     {1, 2, 1},
+     {0, 0, 2},
+     2,
+     false,
+     harness::kCheck | harness::kGrad},
+    {{2, 7, 9, 12}, {12, 2, 2, 20}, {1, 2, 2}, {0, 0, 0}, {1, 1, 1}, {0, 0, 0}, 1, true, harness::kCheck},
+    {{1, 8, 27, 22}, {22, 3, 3, 24}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, {0, 0, 0}, 1, true, harness::kCheck},
+    {{1, 8, 9, 10}, {10, 3, 3, 1}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, {0, 1, 1}, 10, true, harness::kCheck},
+    {{8, 28, 28, 256}, {256, 2, 2, 128}, {1, 2, 2}, {0, 0, 0}, {1, 1, 1}, {0, 0, 0}, 1, true, harness::kPerf},
+    {{8, 56, 56, 64}, {64, 3, 3, 64}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, {0, 0, 0}, 1, true, harness::kPerf},
+};
+
+inline const std::vector<TransposedConvCase> kTransposedConv3dCases = {
+    {{1, 2, 3, 2, 2},
+     {2, 2, 1, 2, 3},
+     {2, 1, 2},
+     {0, 0, 1},
+     {1, 1, 1},
+     {1, 0, 1},
+     1,
+     true,
+     harness::kCheck | harness::kGrad},
+    {{1, 4, 5, 6, 8}, {8, 2, 2, 2, 7}, {2, 2, 2}, {0, 0, 0}, {1, 1, 1}, {0, 0, 0}, 1, true, harness::kCheck},
+    {{1, 16, 16, 16, 64}, {64, 2, 2, 2, 32}, {2, 2, 2}, {0, 0, 0}, {1, 1, 1}, {0, 0, 0}, 1, true, harness::kPerf},
+};
+
 }  // namespace aspis

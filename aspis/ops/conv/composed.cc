@@ -1,8 +1,10 @@
 #include <mlx/ops.h>
+#include <mlx/transforms.h>
 
 #include <tuple>
 
 #include "aspis/ops/conv/conv.h"
+#include "aspis/ops/linear/linear.h"
 
 namespace aspis {
 namespace {
@@ -45,10 +47,44 @@ mx::array composed(const mx::array& x, const mx::array& weight, const Options& o
     const auto product = mx::matmul(mx::reshape(part, grouped, s), mx::swapaxes(tap, -1, -2, s), s);
     sum = mx::add(sum, mx::reshape(product, out, s), s);
   }
-  return o.bias ? mx::add(sum, *o.bias, s) : sum;
+  if (o.bias) sum = mx::add(sum, *o.bias, s);
+  sum = activation_composed(sum, o.activation, s);
+  return o.residual ? mx::add(sum, *o.residual, s) : sum;
+}
+
+// The gradient of the convolution above for its input, at a place that does not matter.
+template <typename Conv, size_t N>
+mx::array transposed(const mx::array& x, const mx::array& weight, const TransposedConvOptions<N>& o,
+                     mx::StreamOrDevice s) {
+  Conv conv;
+  conv.stride = o.stride;
+  conv.padding = o.padding;
+  conv.dilation = o.dilation;
+  conv.groups = o.groups;
+  mx::Shape shape = x.shape();
+  for (size_t i = 0; i < N; i++) {
+    const int a = static_cast<int>(i) + 1;
+    shape[i + 1] = (x.shape(a) - 1) * o.stride[i] - 2 * o.padding[i] + o.dilation[i] * (weight.shape(a) - 1) +
+                   o.output_padding[i] + 1;
+  }
+  shape.back() = weight.shape(-1) * o.groups;
+  const auto y = mx::vjp([&](const mx::array& in) { return composed(in, weight, conv, s); },
+                         mx::zeros(shape, x.dtype(), s), x)
+                     .second;
+  return o.bias ? mx::add(y, *o.bias, s) : y;
 }
 
 }  // namespace
+
+mx::array transposed_conv2d_composed(const mx::array& x, const mx::array& weight,
+                                     const TransposedConvOptions<2>& options, mx::StreamOrDevice s) {
+  return transposed<Conv2dOptions>(x, weight, options, s);
+}
+
+mx::array transposed_conv3d_composed(const mx::array& x, const mx::array& weight,
+                                     const TransposedConvOptions<3>& options, mx::StreamOrDevice s) {
+  return transposed<Conv3dOptions>(x, weight, options, s);
+}
 
 mx::array conv2d_composed(const mx::array& x, const mx::array& weight, const Conv2dOptions& options,
                           mx::StreamOrDevice s) {

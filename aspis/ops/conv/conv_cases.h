@@ -6,5 +6,7 @@ namespace aspis {
 
 harness::OpEntry conv2d_entry();
 harness::OpEntry conv3d_entry();
+harness::OpEntry transposed_conv2d_entry();
+harness::OpEntry transposed_conv3d_entry();
 
 }  // namespace aspis

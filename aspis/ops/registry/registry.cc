@@ -17,6 +17,7 @@
 #include "aspis/ops/linear/linear_cases.h"
 #include "aspis/ops/mamba3/mamba3_cases.h"
 #include "aspis/ops/mamba_block/mamba_block_cases.h"
+#include "aspis/ops/matmul/matmul_cases.h"
 #include "aspis/ops/optimizers/optimizers_cases.h"
 #include "aspis/ops/pool/pool_cases.h"
 #include "aspis/ops/pscan/pscan_cases.h"
@@ -43,6 +44,7 @@ const std::vector<harness::OpEntry>& op_registry() {
       layer_norm_gated_entry(),
       causal_conv1d_entry(),
       linear_entry(),
+      matmul_entry(),
       attention_entry(),
       window_attention_entry(),
       layer_norm_entry(),
@@ -58,6 +60,8 @@ const std::vector<harness::OpEntry>& op_registry() {
       grad_norm_entry(),
       conv2d_entry(),
       conv3d_entry(),
+      transposed_conv2d_entry(),
+      transposed_conv3d_entry(),
       batch_norm_entry(),
       layer_norm_channels_first_entry(),
       interpolate_entry(),

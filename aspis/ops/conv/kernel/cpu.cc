@@ -1,6 +1,10 @@
 // Convolutions over 1 to 3 axes, channels last.
 //
-// Patches are copied into columns a tile at a time (a tile stays in the second
+// Wide images: a row of outputs meets each row of the window in one matrix product
+// that reads the padded image as it lies, its rows one stride apart; the parts
+// add up in y. dx of stride 1 is the same from dy and the turned weight.
+//
+// Else patches are copied into columns a tile at a time (a tile stays in the second
 // level cache) and meet the weight in one matrix product; the copy costs
 // 1 / (2 out_channels) of the product's arithmetic. Wide patches go in blocks
 // of taps that add up. dx: products with the weight give columns, which are
@@ -134,6 +138,131 @@ T* columns_scratch(int64_t values) {
   return scratch.data();
 }
 
+// --- rows of outputs straight from the image -----------------------------------
+
+// The convolution that gives dx from dy where the stride is 1.
+ConvShape turned(const ConvShape& s) {
+  ConvShape r = s;
+  std::swap(r.in, r.out);
+  std::swap(r.in_channels, r.out_channels);
+  for (int a = 0; a < 3; a++) r.padding[a] = (s.kernel[a] - 1) * s.dilation[a] - s.padding[a];
+  return r;
+}
+
+// Whether rows of the image are long enough, and a row of the window wide enough.
+bool direct(const ConvShape& s) {
+  return s.groups == 1 && s.dilation[2] == 1 && !s.pointwise() && s.kernel[2] * s.in_channels >= 64 &&
+         s.out[2] >= 24;
+}
+// The same for dx, as a convolution of dy.
+bool direct_gradient(const ConvShape& s) {
+  if (s.groups != 1) return false;
+  for (int a = 0; a < 3; a++) {
+    if (s.stride[a] != 1 || s.padding[a] > (s.kernel[a] - 1) * s.dilation[a]) return false;
+  }
+  return direct(turned(s));
+}
+
+int64_t window_rows(const ConvShape& s) { return s.kernel[0] * s.kernel[1]; }
+int64_t window_panel(const ConvShape& s) { return packed_size(s.kernel[2] * s.in_channels, s.out_channels); }
+int64_t direct_workspace(const ConvShape& s) { return window_rows(s) * window_panel(s); }
+
+// y = f(x * weight + bias) + residual, the rows of the window packed one after the other.
+template <typename T>
+void direct_products(const ConvShape& s, const T* x, const T* packed, const T* bias, T* y,
+                     const Epilogue<T>& end) {
+  constexpr int64_t kBand = 8, kChunk = 64;
+  const int64_t bands = div_ceil(s.out[1], kBand), panel = window_panel(s);
+  const int64_t width = (s.out[2] - 1) * s.stride[2] + s.kernel[2], pitch = width * s.in_channels;
+  const int64_t count = std::min(s.in[2], width - s.padding[2]);  // values of a row that are not padding
+  const bool in_place = s.padding[2] == 0 && width <= s.in[2];
+  const int64_t depth = s.kernel[2] * s.in_channels, out_row = s.out[2] * s.out_channels;
+  const auto input = [&](int axis, int64_t at, int64_t k) {
+    return at * s.stride[axis] - s.padding[axis] + k * s.dilation[axis];
+  };
+  parallel_for(s.batch * s.out[0] * bands, [&](int64_t task) {
+    const int64_t n = task / bands / s.out[0], od = task / bands % s.out[0], first = task % bands * kBand;
+    const int64_t last = std::min(s.out[1], first + kBand);
+    const int64_t h0 = std::max<int64_t>(0, input(1, first, 0)),
+                  h1 = std::min(s.in[1], input(1, last - 1, s.kernel[1] - 1) + 1);
+    const int64_t rows = std::max<int64_t>(0, h1 - h0);
+    const auto image = [&](int64_t d, int64_t h) {
+      return x + ((n * s.in[0] + d) * s.in[1] + h) * s.in[2] * s.in_channels;
+    };
+    T* padded = nullptr;
+    if (!in_place) {
+      padded = columns_scratch<T>(s.kernel[0] * rows * pitch + 1);
+      for (int64_t kd = 0; kd < s.kernel[0]; kd++) {
+        const int64_t d = input(0, od, kd);
+        if (d < 0 || d >= s.in[0]) continue;
+        for (int64_t r = 0; r < rows; r++) {
+          T* const to = padded + (kd * rows + r) * pitch;
+          const int64_t before = s.padding[2] * s.in_channels, values = count * s.in_channels;
+          std::fill_n(to, before, T(0));
+          std::copy_n(image(d, h0 + r), values, to + before);
+          std::fill_n(to + before + values, pitch - before - values, T(0));
+        }
+      }
+    }
+    for (int64_t c0 = 0; c0 < s.out_channels;) {
+      const int64_t c1 = s.out_channels - c0 < 2 * kChunk ? s.out_channels : c0 + kChunk;
+      bool begun[kBand] = {};
+      for (int64_t kd = 0; kd < s.kernel[0]; kd++) {
+        const int64_t d = input(0, od, kd);
+        if (d < 0 || d >= s.in[0]) continue;
+        for (int64_t kh = 0; kh < s.kernel[1]; kh++) {
+          for (int64_t oh = first; oh < last; oh++) {
+            const int64_t h = input(1, oh, kh);
+            if (h < 0 || h >= s.in[1]) continue;
+            const T* const row = in_place ? image(d, h) : padded + (kd * rows + h - h0) * pitch;
+            bool& add = begun[oh - first];
+            multiply_packed(s.out[2], s.out_channels, depth, row, s.stride[2] * s.in_channels,
+                            packed + (kd * s.kernel[1] + kh) * panel, c0, c1, add ? nullptr : bias, add,
+                            y + ((n * s.out[0] + od) * s.out[1] + oh) * out_row, s.out_channels);
+            add = true;
+          }
+        }
+      }
+      for (int64_t oh = first; oh < last; oh++) {
+        const int64_t pixel = ((n * s.out[0] + od) * s.out[1] + oh) * s.out[2];
+        T* const row = y + pixel * s.out_channels;
+        // A window that lies in the padding altogether: the bias is all.
+        if (!begun[oh - first]) {
+          multiply_packed(s.out[2], s.out_channels, 0, x, 0, packed, c0, c1, bias, false, row, s.out_channels);
+        }
+        if (end.empty()) continue;
+        finish(end.at(pixel, c0, s.out_channels), s.out[2], c1 - c0, row + c0, s.out_channels, row + c0,
+               s.out_channels);
+      }
+      c0 = c1;
+    }
+  });
+}
+
+// The rows of the window {out_channels, kernel[2] * in_channels} of a weight.
+template <typename T>
+void pack_window(const ConvShape& s, const T* weight, T* packed) {
+  const int64_t k = s.kernel[2] * s.in_channels;
+  parallel_for(window_rows(s), [&](int64_t i) {
+    pack_transposed(weight + i * k, s.depth(), k, s.out_channels, 0, s.out_channels, packed + i * window_panel(s));
+  });
+}
+
+// The same of the turned weight, which maps dy to dx: `s` is the forward shape.
+template <typename T>
+void pack_turned_window(const ConvShape& s, const T* weight, T* packed) {
+  const int64_t taps = s.taps(), kw = s.kernel[2], c = s.in_channels, o = s.out_channels;
+  const int64_t panel = packed_size(kw * o, c);
+  parallel_for(window_rows(s), [&](int64_t i) {
+    T* const rows = columns_scratch<T>(kw * o * c);
+    for (int64_t w = 0; w < kw; w++) {
+      const int64_t tap = taps - 1 - (i * kw + w);
+      for (int64_t q = 0; q < o; q++) std::copy_n(weight + (q * taps + tap) * c, c, rows + (w * o + q) * c);
+    }
+    pack(rows, c, kw * o, c, 0, c, packed + i * panel);
+  });
+}
+
 // --- products ----------------------------------------------------------------
 
 template <typename T>
@@ -166,6 +295,9 @@ void conv_products(const ConvParams<T>& p) {
       multiply_packed(rows, co, k, patch, k, p.workspace + (g * columns.count + i) * panel, c0, c1,
                       p.bias && i == 0 ? p.bias + g * co : nullptr, i > 0, out, s.out_channels);
     }
+    if (p.end.empty()) return;
+    finish(p.end.at(first, g * co + c0, s.out_channels), rows, c1 - c0, out + c0, s.out_channels, out + c0,
+           s.out_channels);
   });
 }
 
@@ -310,7 +442,8 @@ class TapRows {
 
 // out {pixels of the grid, channels} from rows of the other side and weight {taps, channels}.
 template <typename T>
-void depthwise_pass(const ConvShape& s, bool backward, const T* rows, const T* weight, const T* bias, T* out) {
+void depthwise_pass(const ConvShape& s, bool backward, const T* rows, const T* weight, const T* bias, T* out,
+                    const Epilogue<T>& epilogue = {}) {
   const int64_t pixels = s.batch * volume(backward ? s.in : s.out), unit = depthwise_unit(s);
   parallel_for(div_ceil(pixels, unit), [&](int64_t task) {
     TapRows<T> taps(s, rows, backward);
@@ -321,6 +454,10 @@ void depthwise_pass(const ConvShape& s, bool backward, const T* rows, const T* w
       p.in = taps(first, p.pixels);
       for (int64_t i = 0; i < p.pixels; i++) p.out[i] = out + (first + i) * s.in_channels;
       depthwise(p);
+      if (!epilogue.empty()) {
+        finish(epilogue.at(first, 0, s.in_channels), p.pixels, s.in_channels, p.out[0], s.in_channels, p.out[0],
+               s.in_channels);
+      }
     }
   });
 }
@@ -361,13 +498,6 @@ bool reversible(const ConvShape& s) {
   for (int a = 0; a < 3; a++) fits = fits && s.stride[a] == 1 && s.padding[a] <= (s.kernel[a] - 1) * s.dilation[a];
   return fits;
 }
-ConvShape reversed(const ConvShape& s) {
-  ConvShape r = s;
-  std::swap(r.in, r.out);
-  for (int a = 0; a < 3; a++) r.padding[a] = (s.kernel[a] - 1) * s.dilation[a] - s.padding[a];
-  return r;
-}
-
 // The rows of the image that a row of outputs sees, padded at both ends. They
 // are copied once and stay while the next rows of outputs need them.
 template <typename T>
@@ -434,7 +564,8 @@ void for_output_rows(const ConvShape& s, const T* image, const T* weight, int64_
 }
 
 template <typename T>
-void depthwise_rows(const ConvShape& s, const T* image, const T* weight, const T* bias, T* out) {
+void depthwise_rows(const ConvShape& s, const T* image, const T* weight, const T* bias, T* out,
+                    const Epilogue<T>& end = {}) {
   const int64_t rows = s.batch * s.out[0] * s.out[1], row = s.out[2] * s.in_channels;
   // Rows of a task: enough that its first window is a small part of the copies.
   const int64_t unit = std::max<int64_t>(4 * s.kernel[1], 65536 / std::max<int64_t>(1, row));
@@ -444,6 +575,10 @@ void depthwise_rows(const ConvShape& s, const T* image, const T* weight, const T
                       p.bias = bias;
                       p.out = out + o * row;
                       depthwise_row(p, static_cast<T* const*>(nullptr));
+                      if (!end.empty()) {
+                        finish(end.at(o * s.out[2], 0, s.in_channels), s.out[2], s.in_channels, p.out,
+                               s.in_channels, p.out, s.in_channels);
+                      }
                     });
   });
 }
@@ -473,6 +608,7 @@ void depthwise_rows_weight_gradient(const ConvVjpParams<T>& p, T* partial) {
 int64_t conv_workspace(const ConvShape& s) {
   if (s.pointwise()) return linear_workspace(s.pixels(), s.in_channels, s.out_channels);
   if (s.depthwise()) return s.out_channels * s.depth();
+  if (direct(s)) return direct_workspace(s);
   const Columns columns(s);
   return s.groups * columns.count * packed_size(columns.taps_each * s.group_in(), s.group_out());
 }
@@ -484,7 +620,9 @@ int64_t conv_vjp_workspace(const ConvShape& s, bool dx, bool dweight, bool dbias
   if (s.depthwise()) return bias + (dx ? weight : 0) + (dweight ? (depthwise_chunks(s) + 1) * weight : 0);
   const Columns columns(s);
   const int64_t image =
-      dx ? s.groups * columns.count * packed_size(s.group_out(), columns.taps_each * s.group_in()) : 0;
+      dx && direct_gradient(s) ? direct_workspace(turned(s))
+      : dx ? s.groups * columns.count * packed_size(s.group_out(), columns.taps_each * s.group_in())
+           : 0;
   return bias + image + (dweight && weight_chunks(s) > 1 ? weight_chunks(s) * weight : 0);
 }
 
@@ -494,26 +632,40 @@ void conv(const ConvParams<T>& p) {
   if (s.pixels() == 0) return;
   if (s.pointwise()) {
     linear(LinearParams<T>{s.pixels(), s.in_channels, s.out_channels, p.x, s.in_channels, p.weight, s.in_channels,
-                           p.bias, p.y, p.workspace});
+                           p.bias, p.y, p.workspace, p.end});
   } else if (s.depthwise()) {
     transpose(p.weight, s.taps(), s.in_channels, s.taps(), p.workspace);
     if (in_rows(s)) {
-      depthwise_rows(s, p.x, p.workspace, p.bias, p.y);
+      depthwise_rows(s, p.x, p.workspace, p.bias, p.y, p.end);
     } else {
-      depthwise_pass(s, false, p.x, p.workspace, p.bias, p.y);
+      depthwise_pass(s, false, p.x, p.workspace, p.bias, p.y, p.end);
     }
+  } else if (direct(s)) {
+    pack_window(s, p.weight, p.workspace);
+    direct_products(s, p.x, p.workspace, p.bias, p.y, p.end);
   } else {
     conv_products(p);
   }
 }
 
 template <typename T>
-void conv_vjp(const ConvVjpParams<T>& p) {
+void conv_vjp(const ConvVjpParams<T>& params) {
+  ConvVjpParams<T> p = params;
   const ConvShape& s = p.shape;
   if (s.pointwise()) {
     linear_vjp(LinearVjpParams<T>{s.pixels(), s.in_channels, s.out_channels, p.x, p.weight, p.dy, s.in_channels,
-                                  s.in_channels, s.out_channels, p.dx, p.dweight, p.dbias, p.workspace});
+                                  s.in_channels, s.out_channels, p.dx, p.dweight, p.dbias, p.workspace,
+                                  p.activation, p.pre, p.dz});
     return;
+  }
+  if (p.activation != Activation::kNone) {
+    constexpr int64_t kValues = 1 << 14;
+    const int64_t values = s.pixels() * s.out_channels;
+    parallel_for(div_ceil(values, kValues), [&](int64_t task) {
+      const int64_t first = task * kValues, count = std::min(kValues, values - first);
+      finish_gradient(p.activation, 1, count, p.pre + first, params.dy + first, count, p.dz + first, count);
+    });
+    p.dy = p.dz;
   }
   T* work = p.workspace;
   if (p.dbias) {
@@ -532,7 +684,7 @@ void conv_vjp(const ConvVjpParams<T>& p) {
       if (reversible(s)) {
         for (int64_t t = 0, last = s.taps() - 1; t < last; t++, last--)
           std::swap_ranges(work + t * s.in_channels, work + (t + 1) * s.in_channels, work + last * s.in_channels);
-        depthwise_rows(reversed(s), p.dy, work, none, p.dx);
+        depthwise_rows(turned(s), p.dy, work, none, p.dx);
       } else {
         depthwise_pass(s, true, p.dy, work, none, p.dx);
       }
@@ -545,7 +697,12 @@ void conv_vjp(const ConvVjpParams<T>& p) {
     }
     return;
   }
-  if (p.dx) {
+  if (p.dx && direct_gradient(s)) {
+    const ConvShape t = turned(s);
+    pack_turned_window(s, p.weight, work);
+    direct_products(t, p.dy, work, static_cast<const T*>(nullptr), p.dx, Epilogue<T>());
+    work += direct_workspace(t);
+  } else if (p.dx) {
     const Columns columns(s);
     image_gradient(p, work);
     work += s.groups * columns.count * packed_size(s.group_out(), columns.taps_each * s.group_in());
@@ -553,6 +710,20 @@ void conv_vjp(const ConvVjpParams<T>& p) {
   if (p.dweight) weight_gradient(p, work);
 }
 
+template <typename T>
+void conv_transpose(const ConvVjpParams<T>& p, const T* bias) {
+  conv_vjp(p);
+  if (!bias) return;
+  const int64_t pixels = p.shape.batch * volume(p.shape.in), channels = p.shape.in_channels;
+  const int64_t unit = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, channels));
+  parallel_for(div_ceil(pixels, unit), [&](int64_t task) {
+    const int64_t first = task * unit;
+    add_bias(p.dx + first * channels, channels, std::min(unit, pixels - first), channels, bias);
+  });
+}
+
+template void conv_transpose(const ConvVjpParams<float>&, const float*);
+template void conv_transpose(const ConvVjpParams<double>&, const double*);
 template void conv(const ConvParams<float>&);
 template void conv(const ConvParams<double>&);
 template void conv_vjp(const ConvVjpParams<float>&);

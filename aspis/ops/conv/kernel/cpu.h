@@ -11,6 +11,11 @@ void conv(const ConvParams<T>& p);
 template <typename T>
 void conv_vjp(const ConvVjpParams<T>& p);
 
+/// The transposed convolution: dx from dy, plus a bias {in_channels} or null, for
+/// parameters whose other outputs are null.
+template <typename T>
+void conv_transpose(const ConvVjpParams<T>& p, const T* bias);
+
 /// Values of T that the workspace must hold; 0 is possible.
 int64_t conv_workspace(const ConvShape& s);
 int64_t conv_vjp_workspace(const ConvShape& s, bool dx, bool dweight, bool dbias);

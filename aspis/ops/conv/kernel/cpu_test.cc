@@ -40,8 +40,9 @@ struct Outputs {
   std::vector<T> y, dx, dweight, dbias;
 };
 
+// With an activation there is a residual as well.
 template <typename T>
-Outputs<T> run(const ConvShape& s, bool plain = false) {
+Outputs<T> run(const ConvShape& s, bool plain = false, Activation kind = Activation::kNone) {
   const auto x = random_values<T>("x", s.batch * volume(s.in) * s.in_channels);
   const auto w = random_values<T>("w", s.out_channels * s.depth()), b = random_values<T>("b", s.out_channels);
   const auto dy = random_values<T>("dy", s.pixels() * s.out_channels);
@@ -55,9 +56,17 @@ Outputs<T> run(const ConvShape& s, bool plain = false) {
     return v;
   };
   auto forward = work(kernel::conv_workspace(s)), backward = work(kernel::conv_vjp_workspace(s, true, true, true));
-  const kernel::ConvParams<T> p{s, x.data(), w.data(), b.data(), o.y.data(), forward.data()};
-  const kernel::ConvVjpParams<T> g{s,           x.data(),         w.data(),       dy.data(),
-                                   o.dx.data(), o.dweight.data(), o.dbias.data(), backward.data()};
+  kernel::ConvParams<T> p{s, x.data(), w.data(), b.data(), o.y.data(), forward.data()};
+  kernel::ConvVjpParams<T> g{s,           x.data(),         w.data(),       dy.data(),
+                             o.dx.data(), o.dweight.data(), o.dbias.data(), backward.data()};
+  auto pre = fill(dy.size()), dz = pre;
+  const auto residual = random_values<T>("residual", s.pixels() * s.out_channels);
+  if (kind != Activation::kNone) {
+    p.end = {kind, residual.data(), s.out_channels, pre.data()};
+    g.activation = kind;
+    g.pre = pre.data();
+    g.dz = dz.data();
+  }
   if (plain) {
     kernel::conv_reference(p);
     kernel::conv_vjp_reference(g);
@@ -99,6 +108,12 @@ std::vector<ConvShape> shapes() {
   list.push_back(make_shape(3, {24, 5, 4}, 2, 3, {3, 2, 2}, {2, 1, 1}, {1, 0, 1}, {1, 1, 1}, 1));
   list.push_back(make_shape(1, {1, 5, 5}, 4, 4, {3, 1, 1}, {1, 1, 1}, {2, 0, 0}, {1, 1, 1}, 1));
   list.push_back(make_shape(2, {1, 37, 33}, 3, 70, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 1));
+  // Wide rows, read in place or padded; strides and dilation; two chunks of channels; windows in the padding.
+  list.push_back(make_shape(2, {1, 11, 29}, 24, 20, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 1));
+  list.push_back(make_shape(1, {1, 9, 60}, 32, 130, {1, 3, 2}, {1, 2, 2}, {0, 0, 0}, {1, 1, 1}, 1));
+  list.push_back(make_shape(1, {3, 5, 26}, 33, 6, {3, 2, 3}, {1, 1, 1}, {1, 1, 2}, {1, 2, 1}, 1));
+  list.push_back(make_shape(1, {1, 2, 25}, 22, 22, {1, 5, 3}, {1, 1, 1}, {0, 4, 1}, {1, 1, 1}, 1));
+  list.push_back(make_shape(1, {1, 2, 25}, 22, 3, {1, 1, 3}, {1, 3, 1}, {0, 3, 1}, {1, 1, 1}, 1));
   // Pointwise, depthwise.
   list.push_back(make_shape(2, {1, 5, 4}, 7, 9, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1));
   list.push_back(make_shape(2, {1, 5, 4}, 7, 9, {1, 1, 1}, {1, 2, 2}, {0, 0, 0}, {1, 1, 1}, 1));
@@ -136,6 +151,22 @@ TEST_CASE("conv kernels agree with the definition on every instruction set") {
     }
   }
   force_isa("");
+}
+
+TEST_CASE("activation and residual behind a convolution match the definition in every form of it") {
+  for (const Activation kind : {Activation::kRelu, Activation::kGelu}) {
+    int index = 0;
+    for (const ConvShape& s : shapes()) {
+      CAPTURE(index++);
+      const auto want = run<double>(s, true, kind);
+      const auto got = run<float>(s, false, kind);
+      CHECK(error(got.y, want.y) < 2e-6);
+      // f' is taken at a z with an error of its own, and the sums of dz cancel.
+      CHECK(error(got.dx, want.dx) < 4e-6);
+      CHECK(error(got.dweight, want.dweight) < 1e-5);
+      CHECK(error(got.dbias, want.dbias) < 1e-5);
+    }
+  }
 }
 
 TEST_CASE("conv kernels give the same bits for any number of threads") {

@@ -3,6 +3,8 @@
 #include <array>
 #include <cstdint>
 
+#include "aspis/ops/linear/kernel/epilogue.h"
+
 namespace aspis::kernel {
 
 /// One value for each of depth, height and width; 2-D is depth 1.
@@ -31,14 +33,15 @@ struct ConvShape {
   }
 };
 
-/// y {batch, out.., out_channels} from x {batch, in.., in_channels} and weight
-/// {out_channels, kernel.., in_channels / groups}, all dense. `bias` may be null.
+/// y {batch, out.., out_channels} = f(z) + residual, z from x {batch, in.., in_channels} and weight
+/// {out_channels, kernel.., in_channels / groups}, all dense, those of `end` too. `bias` may be null.
 template <typename T>
 struct ConvParams {
   ConvShape shape;
   const T *x = nullptr, *weight = nullptr, *bias = nullptr;
   T* y = nullptr;
   T* workspace = nullptr;  ///< conv_workspace() values
+  Epilogue<T> end = {};
 };
 
 /// The gradients for dy; a null output is not computed.
@@ -48,6 +51,9 @@ struct ConvVjpParams {
   const T *x = nullptr, *weight = nullptr, *dy = nullptr;
   T *dx = nullptr, *dweight = nullptr, *dbias = nullptr;
   T* workspace = nullptr;  ///< conv_vjp_workspace() values
+  Activation activation = Activation::kNone;
+  const T* pre = nullptr;  ///< z if there is an activation (for kRelu f(z) will do)
+  T* dz = nullptr;         ///< of the size of y, written if there is an activation
 };
 
 }  // namespace aspis::kernel

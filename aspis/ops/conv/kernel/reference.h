@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "aspis/ops/conv/kernel/params.h"
+#include "aspis/ops/linear/kernel/reference.h"
 
 namespace aspis::kernel {
 
@@ -38,11 +39,22 @@ void conv_reference(const ConvParams<T>& p) {
   const ConvShape& s = p.shape;
   for (int64_t i = 0; i < s.pixels() * s.out_channels; i++) p.y[i] = p.bias ? p.bias[i % s.out_channels] : T(0);
   for_each_product(s, [&](int64_t x, int64_t w, int64_t y) { p.y[y] += p.x[x] * p.weight[w]; });
+  for (int64_t i = 0; i < s.pixels() * s.out_channels; i++) {
+    if (p.end.pre) p.end.pre[i] = p.y[i];
+    p.y[i] = activation_reference(p.end.activation, p.y[i]) + (p.end.residual ? p.end.residual[i] : T(0));
+  }
 }
 
 template <typename T>
-void conv_vjp_reference(const ConvVjpParams<T>& p) {
+void conv_vjp_reference(const ConvVjpParams<T>& params) {
+  ConvVjpParams<T> p = params;
   const ConvShape& s = p.shape;
+  if (p.activation != Activation::kNone) {
+    for (int64_t i = 0; i < s.pixels() * s.out_channels; i++) {
+      p.dz[i] = params.dy[i] * activation_gradient_reference(p.activation, p.pre[i]);
+    }
+    p.dy = p.dz;
+  }
   if (p.dx) std::fill_n(p.dx, s.batch * volume(s.in) * s.in_channels, T(0));
   if (p.dweight) std::fill_n(p.dweight, s.out_channels * s.depth(), T(0));
   if (p.dbias) std::fill_n(p.dbias, s.out_channels, T(0));
