@@ -5,8 +5,9 @@
 
 #include <algorithm>
 
-#include "aspis/ops/common/primitive.h"
+#include "aspis/ops/common/storage.h"
 #include "aspis/ops/conv/kernel/cpu.h"
+#include "aspis/ops/elementwise/elementwise.h"
 
 namespace aspis {
 namespace {
@@ -289,32 +290,34 @@ mx::array convolve(const char* op, const mx::array& x, const mx::array& weight, 
   const auto stream = mx::to_stream(device);
   const auto pointer = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
   const mx::array *bias = pointer(options.bias), *residual = pointer(options.residual);
-  const mx::Dtype dtype =
-      ops::compute_dtype(op, {{"x", &x}, {"weight", &weight}, {"bias", bias}, {"residual", residual}});
+  const mx::Dtype storage =
+      ops::storage_dtype(op, x, {{"x", &x}, {"weight", &weight}, {"bias", bias}, {"residual", residual}});
+  const mx::Dtype dtype = ops::arithmetic_dtype(storage);
   const ConvShape s = checked_shape(op, x, weight, options);
   mx::Shape shape{static_cast<int>(s.batch)};
   for (int a = 5 - static_cast<int>(x.ndim()); a < 3; a++) shape.push_back(static_cast<int>(s.out[a]));
   shape.push_back(static_cast<int>(s.out_channels));
-  mx::Dtype result = mx::promote_types(x.dtype(), weight.dtype());
+  const bool half = storage == mx::bfloat16;
+  mx::Dtype result = half ? storage : mx::promote_types(x.dtype(), weight.dtype());
   Form form{.activation = options.activation, .bias = bias != nullptr, .residual = residual != nullptr};
-  Arrays inputs{mx::astype(x, dtype, stream), mx::astype(weight, dtype, stream)};
+  Arrays inputs{cast(x, dtype, stream), cast(weight, dtype, stream)};
   for (const mx::array* a : {bias, residual}) {
     if (!a) continue;
     if (a == residual) ops::require_shape(op, "residual", *a, shape, "that of the result");
-    result = mx::promote_types(result, a->dtype());
-    inputs.push_back(mx::astype(*a, dtype, stream));
+    if (!half) result = mx::promote_types(result, a->dtype());
+    inputs.push_back(cast(*a, dtype, stream));
   }
   if (ops::choose_back_end(op, stream) == ops::BackEnd::kComposed) {
     Options wide = options;
     if (bias) wide.bias = inputs[2];
     if (residual) wide.residual = inputs.back();
-    return mx::astype(composed(inputs[0], inputs[1], wide, stream), result, stream);
+    return cast(composed(inputs[0], inputs[1], wide, stream), result, stream);
   }
   // A tracer among the inputs means that a gradient may be asked for.
   if (form.activation != Activation::kNone && (form.activation != Activation::kRelu || form.residual)) {
     for (const auto& a : inputs) form.keep_pre = form.keep_pre || a.is_tracer();
   }
-  return mx::astype(conv_of(s, form, shape, inputs, stream)[0], result, stream);
+  return cast(conv_of(s, form, shape, inputs, stream)[0], result, stream);
 }
 
 // The convolution whose gradient a transposed one is, checked: its input is the result.
@@ -370,21 +373,23 @@ mx::array transpose(const char* op, const mx::array& x, const mx::array& weight,
                     const Composed& composed, mx::StreamOrDevice device) {
   const auto stream = mx::to_stream(device);
   const mx::array* bias = o.bias ? &*o.bias : nullptr;
-  const mx::Dtype dtype = ops::compute_dtype(op, {{"x", &x}, {"weight", &weight}, {"bias", bias}});
+  const mx::Dtype storage = ops::storage_dtype(op, x, {{"x", &x}, {"weight", &weight}, {"bias", bias}});
+  const mx::Dtype dtype = ops::arithmetic_dtype(storage);
   const ConvShape s = checked_transpose(op, x, weight, o);
-  mx::Dtype result = mx::promote_types(x.dtype(), weight.dtype());
-  if (bias) result = mx::promote_types(result, bias->dtype());
-  Arrays inputs{mx::astype(x, dtype, stream), mx::astype(weight, dtype, stream)};
-  if (bias) inputs.push_back(mx::astype(*bias, dtype, stream));
+  const bool half = storage == mx::bfloat16;
+  mx::Dtype result = half ? storage : mx::promote_types(x.dtype(), weight.dtype());
+  if (bias && !half) result = mx::promote_types(result, bias->dtype());
+  Arrays inputs{cast(x, dtype, stream), cast(weight, dtype, stream)};
+  if (bias) inputs.push_back(cast(*bias, dtype, stream));
   if (ops::choose_back_end(op, stream) == ops::BackEnd::kComposed) {
     auto wide = o;
     if (bias) wide.bias = inputs[2];
-    return mx::astype(composed(inputs[0], inputs[1], wide, stream), result, stream);
+    return cast(composed(inputs[0], inputs[1], wide, stream), result, stream);
   }
   mx::Shape shape = x.shape();
   for (size_t i = 0; i < N; i++) shape[i + 1] = static_cast<int>(s.in[3 - N + i]);
   shape.back() = static_cast<int>(s.in_channels);
-  return mx::astype(mx::array(shape, dtype, std::make_shared<ConvTranspose>(stream, s), inputs), result, stream);
+  return cast(mx::array(shape, dtype, std::make_shared<ConvTranspose>(stream, s), inputs), result, stream);
 }
 
 }  // namespace

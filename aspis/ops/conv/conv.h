@@ -42,7 +42,8 @@ struct Conv3dOptions {
 /// @param weight  {O, kh, kw, C / groups}; output channel o belongs to group o / (O / groups)
 /// @return {B, H', W', O} of the widest dtype, H' = (H + 2 padding - dilation (kh - 1) - 1) / stride + 1
 ///
-/// float16 and bfloat16 are computed in float32, float64 in float64. Gradients
+/// With x in bfloat16 the result is bfloat16, whatever the weight is (but float64);
+/// it and float16 are computed in float32, float64 in float64. Gradients
 /// for x, weight, bias and residual; bit-equal for any number of threads. Throws
 /// `aspis::Error(kUsage)` for shapes, dtypes and options that do not fit.
 mx::array conv2d(const mx::array& x, const mx::array& weight, const Conv2dOptions& options = {},

@@ -10,6 +10,7 @@
 
 #include "aspis/base/error.h"
 #include "aspis/ops/conv/conv_cases.h"
+#include "aspis/ops/harness/bf16.h"
 #include "aspis/ops/harness/harness_doctest.h"
 
 using namespace aspis;
@@ -63,6 +64,13 @@ TEST_CASE("transposed_conv2d refuses what does not fit with one sentence") {
   o.padding = {3, 3};
   CHECK_THROWS_WITH_AS(transposed_conv2d(x, mx::ones({4, 2, 2, 5}), o), doctest::Contains("at least one place"),
                        Error);
+}
+
+TEST_CASE("convolutions conform in bfloat16, and keep it beside a weight in float32") {
+  harness::expect_bf16_conforms(conv2d_entry(), 1.0 / 256, false);
+  const auto x = mx::astype(mx::ones({1, 4, 4, 3}), mx::bfloat16);
+  CHECK(conv2d(x, mx::ones({5, 3, 3, 3}), Conv2dOptions{}).dtype() == mx::bfloat16);
+  CHECK(transposed_conv2d(x, mx::ones({3, 2, 2, 5})).dtype() == mx::bfloat16);
 }
 
 TEST_CASE("conv2d gives only the gradients asked for") {
