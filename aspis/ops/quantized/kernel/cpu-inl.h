@@ -57,52 +57,55 @@ HWY_ATTR void dequantize_row(const QuantizedShape& s, const uint32_t* words, con
   }
 }
 
+// Adds the first kCount units of 16 values of the words w to the sums of
+// their groups of kSixteens units, and those to the totals.
+template <int kBits, int kRows, int kSixteens, int kI, int kCount, class V, class VU>
+HWY_ATTR HWY_INLINE void add_units(VU w, const float* in, int64_t x_stride, const float*& scales, V* part,
+                                   V* total) {
+  if constexpr (kI < kCount) {
+    const Tag d;
+    const V q = floats_of<kBits, kI>(d, w);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; r++) {
+      const V x = hn::LoadU(d, in + r * x_stride + kI * 16);
+      part[r] = kI % kSixteens == 0 ? hn::Mul(q, x) : hn::MulAdd(q, x, part[r]);
+    }
+    if constexpr ((kI + 1) % kSixteens == 0) {
+      const V scale = hn::Set(d, *scales++);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; r++) total[r] = hn::MulAdd(part[r], scale, total[r]);
+    }
+    add_units<kBits, kRows, kSixteens, kI + 1, kCount>(w, in, x_stride, scales, part, total);
+  }
+}
+
 // One output for kRows rows of x; `sums` {rows, groups} holds the sums of x over
-// the groups. kGroup is the number of 16s in a group within a block.
-template <int kBits, int kRows>
+// the groups.
+template <int kBits, int kRows, int kSixteens>
 HWY_ATTR void dot_rows(const QuantizedShape& s, const uint32_t* words, const float* scales, const float* offsets,
                        const float* x, int64_t x_stride, const float* sums, float bias, float* y,
                        int64_t y_stride) {
   const Tag d;
   const hn::RebindToUnsigned<Tag> du;
   using V = hn::Vec<Tag>;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), sixteens = s.group / 16, groups = s.groups();
+  constexpr int kUnits = 32 / kBits, kBlock = 16 * kUnits;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), groups = s.groups(), whole = s.in / kBlock;
   V total[kRows];
   for (auto& t : total) t = hn::Zero(d);
   for (int64_t h = 0; h < 16; h += lanes) {
-    const float* in = x + h;
+    const float *in = x + h, *scale = scales;
     const uint32_t* from = words + h;
-    int64_t g = 0;
-    for (int64_t b = 0; b < s.in; b += s.block(), from += 16) {
-      const auto w = hn::LoadU(du, from);
-      V part[kRows];
-      for (auto& p : part) p = hn::Zero(d);
-      const int64_t count = HWY_MIN(s.in - b, s.block()) / 16;
-      const auto one = [&](auto index) HWY_ATTR {
-        constexpr int kI = decltype(index)::value;
-        if (kI >= count) return;
-        const V q = floats_of<kBits, kI>(d, w);
-        for (int r = 0; r < kRows; r++)
-          part[r] = hn::MulAdd(q, hn::LoadU(d, in + r * x_stride + kI * 16), part[r]);
-        if ((kI + 1) % sixteens == 0) {
-          const V scale = hn::Set(d, scales[g++]);
-          for (int r = 0; r < kRows; r++) {
-            total[r] = hn::MulAdd(part[r], scale, total[r]);
-            part[r] = hn::Zero(d);
-          }
-        }
-      };
-      one(std::integral_constant<int, 0>());
-      one(std::integral_constant<int, 1>());
-      one(std::integral_constant<int, 2>());
-      one(std::integral_constant<int, 3>());
-      if constexpr (kBits == 4) {
-        one(std::integral_constant<int, 4>());
-        one(std::integral_constant<int, 5>());
-        one(std::integral_constant<int, 6>());
-        one(std::integral_constant<int, 7>());
-      }
-      in += s.block();
+    V part[kRows];
+    for (auto& p : part) p = hn::Zero(d);
+    for (int64_t b = 0; b < whole; b++, from += 16, in += kBlock) {
+      add_units<kBits, kRows, kSixteens, 0, kUnits>(hn::LoadU(du, from), in, x_stride, scale, part, total);
+    }
+    // A last block that is not full, a group at a time.
+    const int64_t rest = (s.in - whole * kBlock) / (16 * kSixteens);
+    auto w = rest > 0 ? hn::LoadU(du, from) : hn::Zero(du);
+    for (int64_t g = 0; g < rest; g++, in += 16 * kSixteens) {
+      add_units<kBits, kRows, kSixteens, 0, kSixteens>(w, in, x_stride, scale, part, total);
+      if constexpr (kSixteens * kBits < 32) w = hn::ShiftRight<kSixteens * kBits>(w);
     }
   }
   for (int r = 0; r < kRows; r++) {
@@ -119,31 +122,46 @@ HWY_ATTR void dot_rows(const QuantizedShape& s, const uint32_t* words, const flo
   }
 }
 
-template <int kBits>
-HWY_ATTR void dot_any(const QuantizedLinearParams& p, const float* sums, int64_t o) {
+template <int kBits, int kSixteens>
+HWY_ATTR void dot_outputs(const QuantizedLinearParams& p, const float* sums, int64_t first, int64_t last) {
   const QuantizedShape& s = p.shape;
-  const uint32_t* const words = p.packed + o * s.words();
-  const float *const scales = p.scales + o * s.groups(), *const offsets = p.offsets + o * s.groups();
-  const float bias = p.bias ? p.bias[o] : 0.0f;
-  int64_t r = 0;
-  const auto run = [&](auto rows) HWY_ATTR {
-    constexpr int kRows = decltype(rows)::value;
-    for (; r + kRows <= p.rows; r += kRows) {
-      dot_rows<kBits, kRows>(s, words, scales, offsets, p.x + r * p.x_stride, p.x_stride, sums + r * s.groups(),
-                             bias, p.y + r * s.out + o, s.out);
+  for (int64_t o = first; o < last; o++) {
+    const uint32_t* const words = p.packed + o * s.words();
+    const float *const scales = p.scales + o * s.groups(), *const offsets = p.offsets + o * s.groups();
+    const float bias = p.bias ? p.bias[o] : 0.0f;
+    int64_t r = 0;
+    for (; r + 4 <= p.rows; r += 4) {
+      dot_rows<kBits, 4, kSixteens>(s, words, scales, offsets, p.x + r * p.x_stride, p.x_stride,
+                                    sums + r * s.groups(), bias, p.y + r * s.out + o, s.out);
     }
-  };
-  run(std::integral_constant<int, 4>());
-  run(std::integral_constant<int, 1>());
+    for (; r < p.rows; r++) {
+      dot_rows<kBits, 1, kSixteens>(s, words, scales, offsets, p.x + r * p.x_stride, p.x_stride,
+                                    sums + r * s.groups(), bias, p.y + r * s.out + o, s.out);
+    }
+  }
 }
 
 HWY_ATTR void quantized_rows(const QuantizedLinearParams& p, const float* sums, int64_t first, int64_t last) {
-  for (int64_t o = first; o < last; o++) {
-    if (p.shape.bits == 4) {
-      dot_any<4>(p, sums, o);
-    } else {
-      dot_any<8>(p, sums, o);
+  const int64_t sixteens = p.shape.group / 16;
+  if (p.shape.bits == 4) {
+    switch (sixteens) {
+      case 1:
+        return dot_outputs<4, 1>(p, sums, first, last);
+      case 2:
+        return dot_outputs<4, 2>(p, sums, first, last);
+      case 4:
+        return dot_outputs<4, 4>(p, sums, first, last);
+      default:
+        return dot_outputs<4, 8>(p, sums, first, last);
     }
+  }
+  switch (sixteens) {
+    case 1:
+      return dot_outputs<8, 1>(p, sums, first, last);
+    case 2:
+      return dot_outputs<8, 2>(p, sums, first, last);
+    default:
+      return dot_outputs<8, 4>(p, sums, first, last);
   }
 }
 

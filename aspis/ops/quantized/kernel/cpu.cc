@@ -23,6 +23,11 @@ namespace aspis::kernel {
 HWY_EXPORT(quantized_rows);
 HWY_EXPORT(dequantize_rows);
 
+namespace {
+// Up to so many rows a panel meets all of x while it is in cache; beyond, x would have to be read too often.
+constexpr int64_t kPanelRows = 256;
+}  // namespace
+
 void quantize(const QuantizeParams& p) {
   const QuantizedShape& s = p.shape;
   const uint32_t most = (1u << s.bits) - 1u;
@@ -58,7 +63,7 @@ void dequantize(const QuantizedLinearParams& p, float* weight) {
 }
 
 int64_t quantized_linear_workspace(const QuantizedShape& s, int64_t rows) {
-  return rows <= kQuantizedRows ? rows * s.groups() : packed_size(s.in, s.out);
+  return rows <= kQuantizedRows ? rows * s.groups() : rows <= kPanelRows ? 0 : packed_size(s.in, s.out);
 }
 
 void quantized_linear(const QuantizedLinearParams& p) {
@@ -81,13 +86,26 @@ void quantized_linear(const QuantizedLinearParams& p) {
     return;
   }
   const Cut parts = cut_columns(s.out, std::max<int64_t>(1, s.out / kPanelCut));
-  parallel_for(parts.count, [&](int64_t j) {
+  // Panels depend only on how many columns follow, so that a part can be packed by itself.
+  const auto make_panel = [&](int64_t first, int64_t count, float* packed) {
     thread_local std::vector<float> rows;
-    const int64_t first = parts.first(j), count = parts.length(j);
     rows.resize(static_cast<size_t>(count * s.in));
     HWY_DYNAMIC_DISPATCH(dequantize_rows)(p, first, first + count, rows.data());
-    // Panels depend only on how many columns follow.
-    pack_transposed(rows.data(), s.in, s.in, s.out - first, 0, count, p.workspace + first * s.in);
+    pack_transposed(rows.data(), s.in, s.in, s.out - first, 0, count, packed);
+  };
+  if (p.rows <= kPanelRows) {
+    parallel_for(parts.count, [&](int64_t j) {
+      thread_local std::vector<float> packed;
+      const int64_t first = parts.first(j), count = parts.length(j);
+      packed.resize(static_cast<size_t>(packed_size(s.in, count)));
+      make_panel(first, count, packed.data());
+      multiply_packed(p.rows, s.out - first, s.in, p.x, p.x_stride, packed.data(), 0, count,
+                      p.bias ? p.bias + first : nullptr, false, p.y + first, s.out);
+    });
+    return;
+  }
+  parallel_for(parts.count, [&](int64_t j) {
+    make_panel(parts.first(j), parts.length(j), p.workspace + parts.first(j) * s.in);
   });
   const Cut row_cut = cut_rows(p.rows);
   const Cut columns = cut_columns(s.out, div_ceil(8, row_cut.count));
