@@ -15,6 +15,7 @@
 #include "aspis/base/error.h"
 #include "aspis/ops/harness/harness_doctest.h"
 #include "aspis/ops/mamba3/kernel/cpu.h"
+#include "aspis/ops/mamba3/kernel/test_problem.h"
 #include "aspis/ops/mamba3/mamba3_cases.h"
 
 using namespace aspis;
@@ -234,7 +235,8 @@ TEST_CASE("#962: both activations of A, and no gradient where the floor holds") 
 
 TEST_CASE("#1024: head dimensions that no vector divides, values beside the output untouched") {
   // Everything that the kernels write lies between guards. Upstream's step wrote whole tiles of 64 channels, into
-  // the weights behind. Seen to fail with the store of a whole vector at the end of a row of the combined ranks.
+  // the weights behind. Seen to fail with the store of a whole vector at the end of a row: of the step, of the
+  // combined ranks, of the gradient of the angles.
   static constexpr double kGuard = -12345;
   static constexpr int64_t kAround = 128;
   struct Guarded {
@@ -297,6 +299,64 @@ TEST_CASE("#1024: head dimensions that no vector divides, values beside the outp
         back.dq = dq.data(), back.dinitial = dinitial.data();
         kernel::mamba3_core_vjp(back);
         for (const Guarded* a : {&dlog, &dw, &dg, &dv, &dk, &dq, &dinitial}) CHECK(a->whole());
+
+        if (L == 1) {
+          auto B = draw(kB * R * kN, 14), C = draw(kB * R * kN, 15), dd = draw(kB * kH, 16),
+               angle = draw(kB * 3, 17), before_phi = draw(kB * kH * 3, 18), before_k = draw(kB * R * kH * kN, 19);
+          Guarded step_out(kB * kH * P), next_phi(kB * kH * 3), next_ssm(kB * kH * P * kN),
+              next_k(kB * R * kH * kN);
+          kernel::Mamba3StepParams<double> step;
+          step.batch = kB, step.heads = kH, step.rank = R, step.headdim = P, step.state = kN, step.angles = 3;
+          step.A_floor = 1e-4, step.eps = 1e-5;
+          step.x = x.data(), step.B = B.data(), step.C = C.data(), step.dd_dt = step.dd_A = step.trap = dd.data();
+          step.angle = angle.data(), step.D = D.data(), step.z = z.data(), step.out_norm = norm.data();
+          step.mimo_x = step.mimo_z = step.mimo_o = mimo.data();
+          step.phi = before_phi.data(), step.ssm = initial.data(), step.k = before_k.data(), step.v = v.data();
+          step.out = step_out.data(), step.next_phi = next_phi.data(), step.next_ssm = next_ssm.data();
+          step.next_k = next_k.data();
+          kernel::mamba3_step(step);
+          for (const Guarded* a : {&step_out, &next_phi, &next_ssm, &next_k}) {
+            CHECK(a->whole());
+            for (const double value : a->values()) CHECK((std::isfinite(value) && value != kGuard));
+          }
+        }
+
+        // The recurrence with keys and queries made inside, and its gradient in one pass.
+        shape.angles = 3;
+        kernel::mamba3_test::Options options;
+        options.D = options.z = R == 1;
+        kernel::mamba3_test::Problem<double> want(shape, options), inside(shape, options);
+        want.forward();
+        want.backward();
+        auto forward = inside.params(true);
+        Guarded turned(rows * R * P), finished(rows * P), last(kB * kH * P * kN), phi(kB * kH * 3),
+            kept(shape.slots() * kH * P * kN);
+        forward.y = turned.data(), forward.final = last.data(), forward.last_phi = phi.data();
+        forward.states = kept.data();
+        if (forward.out) forward.out = finished.data();
+        kernel::mamba3_core_spans(forward);
+        for (const Guarded* a : {&turned, &finished, &last, &phi, &kept}) CHECK(a->whole());
+        CHECK((forward.out ? finished.values() : turned.values()) == want.result());
+        CHECK(last.values() == want.final);
+        auto backward = inside.vjp_params();
+        backward.in = forward;
+        std::vector<Guarded> gradients;
+        for (const auto& pair : inside.gradients())
+          gradients.emplace_back(static_cast<int64_t>(pair.second->size()));
+        double** const targets[] = {&backward.dlog,     &backward.dw,     &backward.dg,  &backward.dv,
+                                    &backward.dinitial, &backward.dB,     &backward.dC,  &backward.dB_bias,
+                                    &backward.dC_bias,  &backward.dangle, &backward.ddt, &backward.dinitial_phi,
+                                    &backward.dD,       &backward.dz};
+        for (size_t i = 0; i < gradients.size(); i++) {
+          if (*targets[i]) *targets[i] = gradients[i].data();
+        }
+        kernel::mamba3_turned_vjp(backward);
+        const auto right = want.gradients();
+        for (size_t i = 0; i < gradients.size(); i++) {
+          CAPTURE(i);
+          CHECK(gradients[i].whole());
+          if (*targets[i]) CHECK(gradients[i].values() == *right[i].first);
+        }
       }
     }
   }
