@@ -4,13 +4,14 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
+#include <stdexcept>
 #include <string>
 
 namespace aspis::harness {
 namespace {
 
 // y = 2 x with a mistake that a test should see.
-enum class Mistake { kNone, kValue, kGradient, kNan, kHalf };
+enum class Mistake { kNone, kValue, kGradient, kNan, kHalf, kThrow };
 
 OpInstance doubled(Mistake mistake, unsigned uses = kCheck | kGrad) {
   OpCase plain;
@@ -24,6 +25,7 @@ OpInstance doubled(Mistake mistake, unsigned uses = kCheck | kGrad) {
   };
   const auto op = [mistake](const Arrays& in) -> Arrays {
     const mx::array two(2, in[0].dtype());
+    if (mistake == Mistake::kThrow) throw std::runtime_error("no such thing");
     if (mistake == Mistake::kValue) return {in[0] * (two + mx::array(1e-4, in[0].dtype()))};
     if (mistake == Mistake::kHalf && in[0].dtype() == mx::float16) return {in[0] * mx::array(2.01f, mx::float16)};
     if (mistake == Mistake::kNan)
@@ -65,6 +67,7 @@ TEST_CASE("wrong values, gradients and NaN are each found and named") {
   expect(Mistake::kValue, "float32 forward against the oracle, output 0: error 4.99e-05 is above 2e-06");
   expect(Mistake::kGradient, "gradient of x against finite differences");
   expect(Mistake::kNan, "error inf");
+  expect(Mistake::kThrow, "it threw: no such thing");
 }
 
 TEST_CASE("a grid case finds a wrong gradient along one direction") {

@@ -235,8 +235,8 @@ TEST_CASE("#962: both activations of A, and no gradient where the floor holds") 
 
 TEST_CASE("#1024: head dimensions that no vector divides, values beside the output untouched") {
   // Everything that the kernels write lies between guards. Upstream's step wrote whole tiles of 64 channels, into
-  // the weights behind. Seen to fail with the store of a whole vector at the end of a row: of the step, of the
-  // combined ranks, of the gradient of the angles.
+  // the weights behind. Seen to fail with the store of a whole vector at the end of a row: of the states
+  // of the step, of the combined ranks.
   static constexpr double kGuard = -12345;
   static constexpr int64_t kAround = 128;
   struct Guarded {

@@ -135,7 +135,8 @@ harness::OpEntry optimizers_entry() {
             std::vector<harness::OpInstance> instances;
             for (const OptimizersCase& c : kOptimizersCases) instances.push_back(make_instance(c));
             return instances;
-          }};
+          },
+          false};  // parameters and moments are masters in float32
 }
 
 }  // namespace aspis
