@@ -185,7 +185,6 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
     const auto wide = mx::expand_dims(a, -2, s);
     return o.mimo_x ? mx::multiply(wide, *o.mimo_x, s) : wide;
   };
-  const auto v = by_rank(in.x);
 
   // The last token before the first: its key and value enter with beta of the first.
   mx::array state = initial.ssm;
@@ -197,12 +196,18 @@ std::pair<mx::array, Mamba3State> run(const Inputs& in, const Sizes& z, mx::Stre
   // Rank 1 without a norm is finished where it is made.
   std::optional<mamba3_stages::Finish> finish;
   if (z.rank == 1 && !o.mimo_x && !o.mimo_z && !o.mimo_o && !o.out_norm_weight) {
-    finish = mamba3_stages::Finish{o.D, o.z};
+    finish = mamba3_stages::Finish{o.z};
   }
-  const auto [y, ssm, last_phi] = mamba3_stages::turned_core(
-      log, w, gamma, v, B, C, o.B_bias, o.C_bias, phases, state, o.cu_seqlens, o.chunk_size, o.pairing, finish, s);
-
-  const auto out = finish ? y : mamba3_stages::combine(y, in.x, o, s);
+  const auto [y, ssm, last_phi, skipped] =
+      mamba3_stages::turned_core(log, w, gamma, in.x, o.mimo_x, B, C, o.B_bias, o.C_bias, phases, state,
+                                 o.cu_seqlens, o.chunk_size, o.pairing, o.D, finish, s);
+  mx::array out = y;
+  if (!finish) {
+    Mamba3Options rest = o;
+    if (skipped) rest.D = std::nullopt, rest.mimo_x = std::nullopt;
+    // x counts through the skip alone; no gradient of zeros is to be added to that of the core.
+    out = mamba3_stages::combine(y, skipped ? mx::stop_gradient(in.x, s) : in.x, rest, s);
+  }
 
   // An empty sequence hands its state on; its seed has beta 0.
   const auto one = [&](const mx::array& a) { return mx::expand_dims(a, 1, s); };

@@ -370,10 +370,11 @@ struct Plan {
 
 enum CoreInput { kLog, kW, kG, kV, kK, kQ, kInitial, kCoreInputs };
 
-kernel::Mamba3Shape core_shape(const mx::array& v, int state, const Borders& cu, int64_t chunk) {
+// v {B, L, H, P}, or {B, L, H, R, P}.
+kernel::Mamba3Shape core_shape(const mx::array& v, int rank, int state, const Borders& cu, int64_t chunk) {
   kernel::Mamba3Shape s;
-  s.batch = v.shape(0), s.length = v.shape(1), s.heads = v.shape(2), s.rank = v.shape(3);
-  s.headdim = v.shape(4), s.state = state;
+  s.batch = v.shape(0), s.length = v.shape(1), s.heads = v.shape(2), s.rank = rank;
+  s.headdim = v.shape(-1), s.state = state;
   s.recurrent = chunk == 0;
   // Tokens between two states that are kept: spans of eight rows divide them.
   constexpr int64_t kRows = 64;
@@ -387,7 +388,7 @@ template <typename T>
 kernel::Mamba3CoreParams<T> core_params(mx::cpu::CommandEncoder& encoder, const Arrays& in, const Borders& cu,
                                         int64_t chunk, const char* name) {
   kernel::Mamba3CoreParams<T> p;
-  p.shape = core_shape(in[kV], in[kK].shape(4), cu, chunk);
+  p.shape = core_shape(in[kV], in[kV].shape(3), in[kK].shape(4), cu, chunk);
   p.cu_seqlens = cu ? cu->data() : nullptr;
   const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name); };
   p.log = get(kLog), p.w = get(kW), p.g = get(kG), p.v = get(kV), p.k = get(kK), p.q = get(kQ);
@@ -504,13 +505,14 @@ enum TurnedInput {
   kTPhase,
   kTD,
   kTZ,
+  kTMimo,
   kTurnedInputs
 };
 
 struct TurnedConfig {
   RotaryPairing pairing;
   bool B_bias = false, C_bias = false, phi = false;
-  bool finish = false, D = false, z = false;
+  bool finish = false, D = false, z = false, mimo = false;
 };
 
 // Params of the core with its keys and queries from the inputs of TurnedCorePrimitive.
@@ -519,7 +521,7 @@ kernel::Mamba3CoreParams<T> turned_params(mx::cpu::CommandEncoder& encoder, cons
                                           int64_t chunk, const TurnedConfig& c, const char* name) {
   const auto get = [&](int i) { return ops::packed<T>(encoder, in[i], name); };
   kernel::Mamba3CoreParams<T> p;
-  p.shape = core_shape(in[kTV], in[kTB].shape(4), cu, chunk);
+  p.shape = core_shape(in[kTV], in[kTB].shape(2), in[kTB].shape(4), cu, chunk);
   if (c.phi) p.shape.angles = in[kTAngle].shape(2);
   p.cu_seqlens = cu ? cu->data() : nullptr;
   p.log = get(kTLog), p.w = get(kTW), p.g = get(kTG), p.v = get(kTV), p.initial = get(kTInitial);
@@ -531,6 +533,7 @@ kernel::Mamba3CoreParams<T> turned_params(mx::cpu::CommandEncoder& encoder, cons
   if (c.phi) p.angle = get(kTAngle), p.dt = get(kTDt), p.initial_phi = get(kTPhase);
   if (c.D) p.D = get(kTD);
   if (c.z) p.z = get(kTZ);
+  if (c.mimo) p.scale = get(kTMimo);
   return p;
 }
 
@@ -551,7 +554,7 @@ class TurnedVjp : public ops::CpuPrimitive {
       if (again) {
         // The forward pass ran before anyone asked for a gradient.
         p.states = scratch<T>(encoder, p.shape.slots() * p.shape.heads * p.shape.state_size(), name());
-        p.y = scratch<T>(encoder, static_cast<int64_t>(in[kTV].size()), name());
+        p.y = scratch<T>(encoder, p.shape.tokens() * p.shape.heads * p.shape.rank * p.shape.headdim, name());
         if (config_.finish) p.out = scratch<T>(encoder, static_cast<int64_t>(in[kTV].size()), name());
         p.final = scratch<T>(encoder, static_cast<int64_t>(in[kTInitial].size()), name());
         if (config_.phi) p.last_phi = scratch<T>(encoder, static_cast<int64_t>(in[kTPhase].size()), name());
@@ -571,6 +574,7 @@ class TurnedVjp : public ops::CpuPrimitive {
       if (config_.phi) d.dangle = to(kTAngle), d.ddt = to(kTDt), d.dinitial_phi = to(kTPhase);
       if (config_.D) d.dD = to(kTD);
       if (config_.z) d.dz = to(kTZ);
+      if (config_.mimo) d.dscale = to(kTMimo);
       encoder.dispatch([d, again, cu = cu_] {
         if (again) kernel::mamba3_core_spans(d.in);
         kernel::mamba3_turned_vjp(d);
@@ -653,6 +657,8 @@ class TurnedCorePrimitive : public ops::CpuPrimitive {
           return config_.D;
         case kTZ:
           return config_.z;
+        case kTMimo:
+          return config_.mimo;
         default:
           return true;
       }
@@ -948,7 +954,7 @@ std::pair<mx::array, mx::array> core(const mx::array& log, const mx::array& w, c
   const Arrays in{log, w, g, v, k, q, initial};
   if (composed(stream) || v.size() == 0) return core_composed(in, cu_seqlens, stream);
   const Borders cu = borders_of(cu_seqlens);
-  const kernel::Mamba3Shape s = core_shape(v, k.shape(4), cu, chunk);
+  const kernel::Mamba3Shape s = core_shape(v, v.shape(3), k.shape(4), cu, chunk);
   const mx::Shape states{static_cast<int>(s.slots()), static_cast<int>(s.heads), static_cast<int>(s.state),
                          static_cast<int>(s.headdim)};
   const Arrays out = mx::array::make_arrays({v.shape(), initial.shape(), states}, {3, v.dtype()},
@@ -974,31 +980,34 @@ mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu, const 
   return mx::where(mask, taken, otherwise, s);
 }
 
-TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array& g, const mx::array& v,
-                       const mx::array& B, const mx::array& C, const std::optional<mx::array>& B_bias,
-                       const std::optional<mx::array>& C_bias, const std::optional<Phases>& phases,
-                       const mx::array& initial, const std::vector<int32_t>& cu_seqlens, int64_t chunk,
-                       RotaryPairing pairing, const std::optional<Finish>& finish, mx::Stream stream) {
-  const int heads = v.shape(2);
+TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array& g, const mx::array& x,
+                       const std::optional<mx::array>& mimo_x, const mx::array& B, const mx::array& C,
+                       const std::optional<mx::array>& B_bias, const std::optional<mx::array>& C_bias,
+                       const std::optional<Phases>& phases, const mx::array& initial,
+                       const std::vector<int32_t>& cu_seqlens, int64_t chunk, RotaryPairing pairing,
+                       const std::optional<mx::array>& D, const std::optional<Finish>& finish, mx::Stream stream) {
+  const int heads = x.shape(2), rank = B.shape(2);
   const Borders cu = borders_of(cu_seqlens);
-  const kernel::Mamba3Shape s = core_shape(v, B.shape(4), cu, chunk);
-  if (composed(stream) || v.size() == 0 || !s.recurrent || !kernel::mamba3_spans_fit(s)) {
+  const kernel::Mamba3Shape s = core_shape(x, rank, B.shape(4), cu, chunk);
+  if (composed(stream) || x.size() == 0 || !s.recurrent || !kernel::mamba3_spans_fit(s)) {
     std::optional<mx::array> phi, last;
     if (phases) {
       std::tie(phi, last) = phase(phases->angle, phases->dt, phases->initial, cu_seqlens, stream);
     }
+    const auto wide = mx::expand_dims(x, 3, stream);
+    const auto v = mimo_x ? mx::multiply(wide, *mimo_x, stream) : wide;
     const auto k = rotate(B, B_bias, phi, heads, pairing, stream),
                q = rotate(C, C_bias, phi, heads, pairing, stream);
     const auto [y, final] = core(log, w, g, v, k, q, initial, cu_seqlens, chunk, stream);
     if (!finish) return {y, final, last};
     Mamba3Options o;
-    o.D = finish->D, o.z = finish->z;
-    return {combine(y, mx::squeeze(v, 3, stream), o, stream), final, last};
+    o.D = D, o.z = finish->z;
+    return {combine(y, x, o, stream), final, last, true};
   }
   const Arrays in{log,
                   w,
                   g,
-                  v,
+                  x,
                   initial,
                   B,
                   C,
@@ -1007,19 +1016,20 @@ TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array
                   phases ? phases->angle : ops::absent(),
                   phases ? phases->dt : ops::absent(),
                   phases ? phases->initial : ops::absent(),
-                  finish ? finish->D.value_or(ops::absent()) : ops::absent(),
-                  finish ? finish->z.value_or(ops::absent()) : ops::absent()};
+                  D.value_or(ops::absent()),
+                  finish ? finish->z.value_or(ops::absent()) : ops::absent(),
+                  mimo_x.value_or(ops::absent())};
   const mx::Shape states{static_cast<int>(s.slots()), static_cast<int>(s.heads), static_cast<int>(s.state),
                          static_cast<int>(s.headdim)};
   TurnedConfig config{pairing, B_bias.has_value(), C_bias.has_value(), phases.has_value()};
-  if (finish) config.finish = true, config.D = finish->D.has_value(), config.z = finish->z.has_value();
+  config.finish = finish.has_value(), config.D = D.has_value(), config.mimo = mimo_x.has_value();
+  config.z = finish && finish->z;
   const mx::Shape last = phases ? phases->initial.shape() : mx::Shape{1};
-  mx::Shape result = v.shape();
-  if (finish) result.erase(result.begin() + 3);
-  const Arrays out = mx::array::make_arrays({result, initial.shape(), states, last, v.shape()},
-                                            std::vector<mx::Dtype>(5, v.dtype()),
+  const mx::Shape ranks{x.shape(0), x.shape(1), heads, rank, x.shape(3)};
+  const Arrays out = mx::array::make_arrays({finish ? x.shape() : ranks, initial.shape(), states, last, ranks},
+                                            std::vector<mx::Dtype>(5, x.dtype()),
                                             std::make_shared<TurnedCorePrimitive>(stream, cu, chunk, config), in);
-  return {out[0], out[1], phases ? std::optional(out[3]) : std::nullopt};
+  return {out[0], out[1], phases ? std::optional(out[3]) : std::nullopt, true};
 }
 
 mx::array combine(const mx::array& y, const mx::array& x, const Mamba3Options& o, mx::Stream stream) {

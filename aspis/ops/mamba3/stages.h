@@ -45,9 +45,8 @@ struct Phases {
   mx::array angle, dt, initial;
 };
 
-/// What rank 1 without a norm goes through behind the core: out = (y + D v) silu(z).
+/// What rank 1 without a norm goes through behind the core: out = y silu(z).
 struct Finish {
-  std::optional<mx::array> D;  ///< {H}
   std::optional<mx::array> z;  ///< {B, L, H, P}
 };
 
@@ -55,15 +54,18 @@ struct TurnedCore {
   mx::array y;  ///< {B, L, H, R, P}, or {B, L, H, P} with `finish`
   mx::array final;
   std::optional<mx::array> last_phi;  ///< {S, H, A} if there are phases
+  bool skipped = false;               ///< y holds D v
 };
 
-/// The core with k and q made from B and C {B, L, R, G, N} as `rotate` and `phase` do
-/// it, without storing them where the recurrence runs.
-TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array& g, const mx::array& v,
-                       const mx::array& B, const mx::array& C, const std::optional<mx::array>& B_bias,
-                       const std::optional<mx::array>& C_bias, const std::optional<Phases>& phases,
-                       const mx::array& initial, const std::vector<int32_t>& cu_seqlens, int64_t chunk,
-                       RotaryPairing pairing, const std::optional<Finish>& finish, mx::Stream stream);
+/// The core of v^r = x mimo_x^r with k and q made from B and C {B, L, R, G, N} as
+/// `rotate` and `phase` do it, without storing any of them where the recurrence runs,
+/// which also adds D v {H}. x {B, L, H, P}, mimo_x {H, R, P}.
+TurnedCore turned_core(const mx::array& log, const mx::array& w, const mx::array& g, const mx::array& x,
+                       const std::optional<mx::array>& mimo_x, const mx::array& B, const mx::array& C,
+                       const std::optional<mx::array>& B_bias, const std::optional<mx::array>& C_bias,
+                       const std::optional<Phases>& phases, const mx::array& initial,
+                       const std::vector<int32_t>& cu_seqlens, int64_t chunk, RotaryPairing pairing,
+                       const std::optional<mx::array>& D, const std::optional<Finish>& finish, mx::Stream stream);
 
 /// The last token of each sequence, a {B, L, ..} -> {S, ..}; of an empty one, `otherwise`.
 mx::array last_tokens(const mx::array& a, const std::vector<int32_t>& cu_seqlens, const mx::array& otherwise,

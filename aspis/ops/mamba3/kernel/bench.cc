@@ -71,7 +71,7 @@ int main(int argc, char** argv) {
     print("ssd", 1, ssd_times, ssd_times);
     for (const int64_t rank : {1, 4}) {
       mamba3_test::Options options;
-      options.D = options.z = rank == 1;
+      options.D = true, options.z = rank == 1, options.scale = rank > 1;
       mamba3_test::Problem<float> m({1, length, heads, rank, P, N, N / 4, std::max<int64_t>(1, 64 / rank)},
                                     options);
       m.forward();

@@ -91,11 +91,12 @@ class Gradient {
   void run() {
     const int64_t heads = s_.rows() * H_, tasks = s_.rows() * groups_ * units_;
     const int64_t bias = N_ * period_, lanes = 16;
-    const int64_t values = heads * (N_ * P_ + A_ + P_ + 2 * bias) + 2 * H_ * bias + s_.slots() * H_ * A_ +
-                           tasks * stage_ * part_size_ + 9 * lanes;
+    const int64_t values = heads * (N_ * P_ + A_ + P_ + R_ * P_ + 2 * bias) + 2 * H_ * bias +
+                           s_.slots() * H_ * A_ + tasks * stage_ * part_size_ + 10 * lanes;
     const auto memory = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(values));
     Arena<T> arena{memory.get()};
     carries_ = arena.take(heads * N_ * P_), later_ = arena.take(heads * A_), dD_ = arena.take(heads * P_);
+    dscale_ = arena.take(heads * R_ * P_);
     key_bias_ = expand_bias(p_.key.bias, arena), query_bias_ = expand_bias(p_.query.bias, arena);
     if (key_bias_) key_sums_ = arena.take(heads * bias);
     if (query_bias_) query_sums_ = arena.take(heads * bias);
@@ -128,6 +129,11 @@ class Gradient {
     parallel_for(H_, [&](int64_t h) {
       sum_bias(key_sums_, h, d_.dB_bias);
       sum_bias(query_sums_, h, d_.dC_bias);
+      for (int64_t i = 0; p_.scale && i < R_ * P_; i++) {
+        T sum = 0;
+        for (int64_t row = 0; row < s_.rows(); row++) sum += dscale_[(row * H_ + h) * R_ * P_ + i];
+        d_.dscale[h * R_ * P_ + i] = sum;
+      }
       if (!p_.D) return;
       T sum = 0;
       for (int64_t row = 0; row < s_.rows(); row++) {
@@ -184,6 +190,7 @@ class Gradient {
     const Sequence& q = sequences_[static_cast<size_t>(i / H_)];
     turn(d_.dfinal + i * N_ * P_, N_, P_, N_, carries_ + i * N_ * P_, P_);
     std::fill_n(dD_ + i * P_, P_, T(0));
+    std::fill_n(dscale_ + i * R_ * P_, R_ * P_, T(0));
     for (T* sums : {key_sums_, query_sums_}) {
       if (sums) std::fill_n(sums + i * N_ * period_, N_ * period_, T(0));
     }
@@ -209,7 +216,7 @@ class Gradient {
                   last = std::min((g + 1) * group_heads_, first + unit_heads_);
     const int64_t block = rows_ * P_, square = rows_ * stride_;
     const int64_t widest = std::max(packed_size(P_, rows_), packed_size(rows_, P_));
-    Arena<T> memory{scratch<T>(4 * block + 6 * N_ * stride_ + 3 * A_ * stride_ + rows_ * A_ + 2 * square +
+    Arena<T> memory{scratch<T>(5 * block + 6 * N_ * stride_ + 3 * A_ * stride_ + rows_ * A_ + 2 * square +
                                packed_size(P_, rows_ + 16) + std::max(widest, packed_size(rows_, block_)) +
                                16 * (stride_ + 16) + 40 * 16)};
     T *const B = memory.take(N_ * stride_), *const C = memory.take(N_ * stride_);
@@ -239,7 +246,8 @@ class Gradient {
     const auto& own = gradient_loops<T>();
     const int64_t rows = k.rows, head = index * H_ + h, bias = N_ * period_;
     const T* const none = nullptr;
-    T *const v = memory.take(rows_ * P_), *const G = memory.take(rows_ * P_), *const dv = memory.take(rows_ * P_);
+    T *const v = memory.take(rows_ * P_), *const G = memory.take(rows_ * P_), *const dv = memory.take(rows_ * P_),
+             *const x = memory.take(p_.scale ? rows_ * P_ : 0);
     T *const keys = memory.take(N_ * stride_), *const queries = memory.take(N_ * stride_),
              *const dk = memory.take(N_ * stride_), *const dq = memory.take(N_ * stride_);
     T *const cosine = memory.take(A_ * stride_), *const sine = memory.take(A_ * stride_),
@@ -262,21 +270,27 @@ class Gradient {
     const int64_t width = R_ * P_;  // of a token
     // Rows that lie pages apart are all read before one of such rows is written: their addresses
     // agree in the lower bits, by which a load would wait for the stores before it.
-    const auto gather = [&](const T* from, T* to) {
+    const auto gather = [&](const T* from, int64_t values, T* to) {
       for (int64_t i = 0; i < k.n; i++)
-        std::copy_n(from + ((k.token + i) * H_ + h) * width, width, to + i * width);
+        std::copy_n(from + ((k.token + i) * H_ + h) * values, values, to + i * values);
     };
-    const auto scatter = [&](const T* from, T* to) {
+    const auto scatter = [&](const T* from, int64_t values, T* to) {
       for (int64_t i = 0; i < k.n; i++)
-        std::copy_n(from + i * width, width, to + ((k.token + i) * H_ + h) * width);
+        std::copy_n(from + i * values, values, to + ((k.token + i) * H_ + h) * values);
     };
-    gather(p_.v, v);
-    gather(d_.dout, G);
+    const T* const scale = p_.scale ? p_.scale + h * width : nullptr;
+    const int64_t v_width = scale ? P_ : width;
+    gather(p_.v, v_width, scale ? x : v);
+    for (int64_t i = 0; scale && i < rows; i++) {
+      const T *const from = x + i / R_ * P_, *const by = scale + i % R_ * P_;
+      for (int64_t c = 0; c < P_; c++) v[i * P_ + c] = from[c] * by[c];
+    }
+    gather(d_.dout, width, G);
     if (p_.z) {
-      gather(p_.y, dv);
-      gather(p_.z, scaled);
+      gather(p_.y, width, dv);
+      gather(p_.z, width, scaled);
       loops.gate_vjp(rows * P_, G, dv, scaled, G, scaled);
-      scatter(scaled, d_.dz);
+      scatter(scaled, width, d_.dz);
     }
     T sum = 0;
     for (int64_t i = 0; i < rows; i++) {
@@ -318,11 +332,13 @@ class Gradient {
       constexpr int64_t kTimes = 14;
       const int64_t from = std::min(next.n, next.n * asked / kTimes),
                     to = std::min(next.n, next.n * (asked + 1) / kTimes);
-      const int64_t there = ((next.token + from) * H_ + next.head) * width;
+      const int64_t there = (next.token + from) * H_ + next.head;
       const T* const before = p_.z ? p_.y : nullptr;
-      for (const T* ahead :
-           {p_.v, d_.dout, before, p_.z, static_cast<const T*>(d_.dz), static_cast<const T*>(d_.dv)}) {
-        if (ahead) prefetch_rows(ahead + there, H_ * width, to - from, width);
+      for (const T* ahead : {d_.dout, before, p_.z, static_cast<const T*>(d_.dz)}) {
+        if (ahead) prefetch_rows(ahead + there * width, H_ * width, to - from, width);
+      }
+      for (const T* ahead : {p_.v, static_cast<const T*>(d_.dv)}) {
+        prefetch_rows(ahead + there * v_width, H_ * v_width, to - from, v_width);
       }
       asked++;
     };
@@ -398,7 +414,16 @@ class Gradient {
       for (int64_t r = i * R_; r < (i + 1) * R_; r++) taken += dots[r], own_dw += dw[r], own_dg += dg[r];
       d_.dlog[at] = dlog[i] + taken, d_.dw[at] = own_dw, d_.dg[at] = own_dg;
     }
-    scatter(dv, d_.dv);
+    if (scale) {
+      T* const scale_sums = dscale_ + head * width;
+      for (int64_t i = 0; i < rows; i++) {
+        const T *const d = dv + i * P_, *const by = scale + i % R_ * P_, *const own_x = x + i / R_ * P_;
+        T *const dx = scaled + i / R_ * P_, *const to = scale_sums + i % R_ * P_;
+        if (i % R_ == 0) std::fill_n(dx, P_, T(0));
+        for (int64_t c = 0; c < P_; c++) dx[c] += d[c] * by[c], to[c] += d[c] * own_x[c];
+      }
+    }
+    scatter(scale ? scaled : dv, v_width, d_.dv);
     own.turn_back(turned);
     if (A_ == 0) return;
     own.transpose(A_, rows, dphi, stride_, phases, A_, A_);
@@ -438,8 +463,8 @@ class Gradient {
   const int64_t H_, P_, N_, R_, A_, groups_, group_heads_, unit_heads_, units_, rows_, stride_, period_, block_,
       part_size_, stage_;
   std::vector<T> turns_;
-  T *carries_ = nullptr, *later_ = nullptr, *dD_ = nullptr, *key_bias_ = nullptr, *query_bias_ = nullptr,
-    *key_sums_ = nullptr, *query_sums_ = nullptr, *phases_ = nullptr, *parts_ = nullptr;
+  T *carries_ = nullptr, *later_ = nullptr, *dD_ = nullptr, *dscale_ = nullptr, *key_bias_ = nullptr,
+    *query_bias_ = nullptr, *key_sums_ = nullptr, *query_sums_ = nullptr, *phases_ = nullptr, *parts_ = nullptr;
 };
 
 }  // namespace

@@ -46,11 +46,14 @@ std::vector<Case> cases() {
           {"no angles", {1, 9, 2, 1, 3, 5, 0, 8}, {1, {}, true}, true},
           {"rank 2", {1, 13, 2, 2, 3, 4, 2, 4}, {1, kHalf}, true},
           {"rank 8", {1, 3, 2, 8, 2, 4, 1, 2}, {2}, true},
+          {"rank 2, skip, scale", {1, 13, 2, 2, 3, 4, 2, 4}, {1, kHalf, true, true, false, {}, true}, true},
+          {"rank 1, scale", {2, 9, 2, 1, 3, 4, 1, 8}, {1, kHalf, true, true, false, {}, true}, true},
           {"packed", {1, 17, 2, 1, 3, 4, 2, 8}, {1, {}, true, true, true, {0, 1, 1, 7, 17}}, true},
           {"packed, rank 2", {1, 17, 2, 2, 3, 4, 2, 4}, {1, kHalf, true, false, false, {0, 9, 17}}, true},
           {"vectors", {1, 150, 4, 1, 64, 32, 8, 64}, {2, {}, true, true, true}},
           {"many heads", {1, 70, 18, 1, 20, 18, 5, 64}, {1, {}, true, true, true}},
           {"rank 4", {2, 37, 3, 4, 17, 16, 4, 16}, {1, kHalf}},
+          {"rank 4, skip, scale", {2, 37, 3, 4, 17, 16, 4, 16}, {1, kHalf, true, true, false, {}, true}},
           {"rank 3 by chunks", {1, 50, 2, 3, 9, 8, 2, 21}, {1, kHalf}},
           {"rank 5 by chunks", {1, 29, 2, 5, 4, 8, 2, 12}, {1}}};
 }
@@ -74,22 +77,39 @@ void stages(Problem<double>& m) {
   Mamba3CoreParams<double> core = m.params(true);
   core.shape.recurrent = false;
   core.k = k.data(), core.q = q.data();
-  std::vector<double> y(m.v.size()), dy(m.v.size()), dx(m.v.size());
-  core.y = y.data();
-  mamba3_core(core);
-  CombineParams<double> combine{s,       0,       y.data(), m.v.data(), get(m.D),    nullptr,
-                                nullptr, nullptr, get(m.z), nullptr,    m.out.data()};
-  if (m.finish()) {
-    mamba3_combine(combine);
-    mamba3_combine_vjp<double>({combine, m.dout.data(), dy.data(), m.o.D ? dx.data() : nullptr, get(d.dD), nullptr,
-                                nullptr, nullptr, get(d.dz)});
-  } else {
-    m.y = y;
-    dy = m.dout;
+  std::vector<double> y(m.dout.size()), dy(m.dout), dv(m.dout.size()), v(m.v);
+  const int64_t P = s.headdim, R = s.rank;
+  // v^r = v scale^r; what follows adds D v and gates.
+  for (size_t i = 0; m.o.scale && i < y.size(); i++) {
+    if (i == 0) v.resize(y.size());
+    const int64_t row = static_cast<int64_t>(i) / P, c = static_cast<int64_t>(i) % P;
+    v[i] = m.v[row / R * P + c] * m.scale[(row / R % s.heads * R + row % R) * P + c];
   }
-  mamba3_core_vjp<double>({core, dy.data(), m.dfinal.data(), d.dlog.data(), d.dw.data(), d.dg.data(), d.dv.data(),
+  core.v = v.data(), core.y = y.data();
+  mamba3_core(core);
+  const auto head = [&](size_t i) { return static_cast<int64_t>(i) / (P * R) % s.heads; };
+  for (size_t i = 0; m.o.D && i < y.size(); i++) y[i] += m.D[head(i)] * v[i];
+  m.y = y;
+  for (size_t i = 0; m.o.z && i < y.size(); i++) {
+    const double sigma = 1 / (1 + std::exp(-m.z[i]));
+    m.out[i] = y[i] * m.z[i] * sigma;
+    dy[i] = m.dout[i] * m.z[i] * sigma;
+    d.dz[i] = m.dout[i] * y[i] * sigma * (1 + m.z[i] * (1 - sigma));
+  }
+  mamba3_core_vjp<double>({core, dy.data(), m.dfinal.data(), d.dlog.data(), d.dw.data(), d.dg.data(), dv.data(),
                            dk.data(), dq.data(), d.dinitial.data()});
-  for (size_t i = 0; m.o.D && i < dx.size(); i++) d.dv[i] += dx[i];
+  for (double& x : d.dD) x = 0;
+  for (size_t i = 0; m.o.D && i < y.size(); i++) d.dD[head(i)] += dy[i] * v[i], dv[i] += m.D[head(i)] * dy[i];
+  d.dv = dv;
+  if (m.o.scale) {
+    d.dv.assign(m.v.size(), 0), d.dscale.assign(m.scale.size(), 0);
+    for (size_t i = 0; i < dv.size(); i++) {
+      const int64_t row = static_cast<int64_t>(i) / P, c = static_cast<int64_t>(i) % P, at = row / R * P + c,
+                    by = (row / R % s.heads * R + row % R) * P + c;
+      d.dv[at] += dv[i] * m.scale[by];
+      d.dscale[by] += dv[i] * m.v[at];
+    }
+  }
   rotary_vjp<double>({key, dk.data(), d.dB.data(), get(d.dB_bias), get(dphi_k)});
   rotary_vjp<double>({query, dq.data(), d.dC.data(), get(d.dC_bias), get(dphi_q)});
   for (size_t i = 0; i < dphi_k.size(); i++) dphi_k[i] += dphi_q[i];

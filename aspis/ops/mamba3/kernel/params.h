@@ -52,9 +52,11 @@ struct Mamba3CoreParams {
   T* final = nullptr;                  ///< {rows, H, P, N}
   T* states = nullptr;                 ///< null or {slots, H, N, P}: before each chunk
   RotaryParams<T> key, query;          ///< what k and q are made from, block by block; phi of neither
+  /// The three below for spans.h alone, as are k and q that are null.
+  const T* scale = nullptr;  ///< null or {H, R, P}: v is {B, L, H, P}, and that of rank r is v scale^r
+  const T* D = nullptr;      ///< null or {H}: y holds D v too
   /// Rank 1 only: `out` = (y + D v) silu(z) in the same pass; `y` is then null or takes what is before the gate.
   T* out = nullptr;      ///< {B, L, H, P}
-  const T* D = nullptr;  ///< null or {H}
   const T* z = nullptr;  ///< null or {B, L, H, P}
   /// The phases by which key and query turn grow along the way; null without angles.
   const T *angle = nullptr, *dt = nullptr;  ///< {B, L, S}, {B, L, H}
@@ -85,7 +87,7 @@ struct Mamba3TurnedVjpParams {
   T *dB = nullptr, *dC = nullptr;            ///< {B, L, R, G, N}
   T *dB_bias = nullptr, *dC_bias = nullptr;  ///< null exactly if the bias is
   T *dangle = nullptr, *ddt = nullptr, *dinitial_phi = nullptr;
-  T *dD = nullptr, *dz = nullptr;
+  T *dD = nullptr, *dz = nullptr, *dscale = nullptr;
 };
 
 /// What a token weighs, all {tokens, H}:

@@ -94,11 +94,21 @@ class Head {
       gives[i] = true;
     }
     for (int64_t m = 0; m < spans; m++) through[m] = decays_[m * kDecays + kSquare + kSpan - 1];
-    const T* const v = p_.v + (token * s_.heads + h_) * R * P;
-    if (R == 1) {
+    const int64_t v_width = p_.scale ? P : R * P;  // of a token
+    const T* const v = p_.v + (token * s_.heads + h_) * v_width;
+    if (R == 1 && !p_.scale) {
       held.input({rows, spans * kSpan, P, width_, s_.heads * P, v, parts, gives, x_, given_});
     } else {
-      for (int64_t i = 0; i < rows; i++) std::copy_n(v + (i / R * s_.heads * R + i % R) * P, P, x_ + i * width_);
+      for (int64_t i = 0; i < rows; i++) {
+        T* const to = x_ + i * width_;
+        const T* const from = v + i / R * s_.heads * v_width;
+        if (p_.scale) {
+          const T* const scale = p_.scale + (h_ * R + i % R) * P;
+          for (int64_t c = 0; c < P; c++) to[c] = from[c] * scale[c];
+        } else {
+          std::copy_n(from + i % R * P, P, to);
+        }
+      }
       held.input({rows, spans * kSpan, width_, width_, width_, x_, parts, gives, x_, given_});
     }
     SpanBlock<T> block{spans, tiles_, N, P, width_};
@@ -111,7 +121,7 @@ class Head {
         prefetch_rows(p_.k + next * R * N, s_.heads * R * N, following, R * N);
         prefetch_rows(p_.q + next * R * N, s_.heads * R * N, following, R * N);
       }
-      block.ahead[0] = {p_.v + next * R * P, following, s_.heads * R * P};
+      block.ahead[0] = {p_.v + next * v_width, following, s_.heads * v_width};
     }
     const int64_t here = (token * s_.heads + h_) * R * P;
     block.ahead[1] = {(p_.out ? p_.out : p_.y) + here, tokens, s_.heads * R * P};
@@ -232,6 +242,7 @@ class Head {
                     x_ + m * kSpan * width_,
                     y_ + m * kSpan * width_};
     o.last = last;
+    if (p_.D) o.D = p_.D + h_;
     T* const y = p_.y ? p_.y + (first * s_.heads + h_) * R * P : nullptr;
     if (R == 1) {
       o.out_stride = s_.heads * P;
@@ -239,7 +250,6 @@ class Head {
         const int64_t at = (first * s_.heads + h_) * P;
         o.out = p_.out + at;
         o.before_gate = p_.y ? y : nullptr;
-        if (p_.D) o.D = p_.D + h_;
         if (p_.z) o.z = p_.z + at, o.z_stride = s_.heads * P;
       } else {
         o.out = y;

@@ -19,6 +19,7 @@ struct Options {
   RotaryPairs pairs = RotaryPairs::kAdjacent;
   bool bias = true, D = false, z = false;
   std::vector<int32_t> cu = {};
+  bool scale = false;
 };
 
 template <typename T>
@@ -34,10 +35,10 @@ template <typename T>
 struct Problem {
   Mamba3Shape s;
   Options o;
-  std::vector<T> log, w, g, v, initial, B, C, B_bias, C_bias, angle, dt, initial_phi, D, z;
+  std::vector<T> log, w, g, v, initial, B, C, B_bias, C_bias, angle, dt, initial_phi, D, z, scale;
   std::vector<T> dout, dfinal, dlast_phi;
   std::vector<T> out, y, final, last_phi, states;
-  std::vector<T> dlog, dw, dg, dv, dinitial, dB, dC, dB_bias, dC_bias, dangle, ddt, dinitial_phi, dD, dz;
+  std::vector<T> dlog, dw, dg, dv, dinitial, dB, dC, dB_bias, dC_bias, dangle, ddt, dinitial_phi, dD, dz, dscale;
 
   Problem(const Mamba3Shape& shape, const Options& options) : s(shape), o(options) {
     s.sequences = o.cu.empty() ? 0 : static_cast<int64_t>(o.cu.size()) - 1;
@@ -47,7 +48,8 @@ struct Problem {
     log = draw<T>("log", tokens, 0.5);
     for (auto& x : log) x = -std::abs(x);
     w = draw<T>("w", tokens, 0.3, 0.5), g = draw<T>("g", tokens, 0.3, 0.5);
-    v = draw<T>("v", tokens * s.rank * s.headdim), dout = draw<T>("dout", tokens * s.rank * s.headdim);
+    v = draw<T>("v", tokens * (o.scale ? 1 : s.rank) * s.headdim),
+    dout = draw<T>("dout", tokens * s.rank * s.headdim);
     B = draw<T>("B", matrix), C = draw<T>("C", matrix);
     initial = draw<T>("initial", heads * s.state_size()), dfinal = draw<T>("dfinal", heads * s.state_size());
     if (o.bias) {
@@ -59,10 +61,11 @@ struct Problem {
       initial_phi = draw<T>("initial_phi", heads * s.angles, 0.5, 3);
       dlast_phi = draw<T>("dlast_phi", heads * s.angles);
     }
+    if (o.scale) scale = draw<T>("scale", s.heads * s.rank * s.headdim);
     if (o.D) D = draw<T>("D", s.heads);
     if (o.z) z = draw<T>("z", tokens * s.headdim);
     for (auto [d, x] : gradients()) d->assign(x->size(), static_cast<T>(NAN));
-    y.assign(v.size(), static_cast<T>(NAN)), out = y, final.assign(initial.size(), static_cast<T>(NAN));
+    y.assign(dout.size(), static_cast<T>(NAN)), out = y, final.assign(initial.size(), static_cast<T>(NAN));
     last_phi.assign(initial_phi.size(), static_cast<T>(NAN));
     states.assign(static_cast<size_t>(s.slots() * s.heads * s.state_size()), static_cast<T>(NAN));
   }
@@ -82,10 +85,11 @@ struct Problem {
             {&ddt, &dt},
             {&dinitial_phi, &initial_phi},
             {&dD, &D},
-            {&dz, &z}};
+            {&dz, &z},
+            {&dscale, &scale}};
   }
 
-  bool finish() const { return o.D || o.z; }
+  bool finish() const { return o.z; }
 
   Mamba3CoreParams<T> params(bool training) {
     const auto get = [](std::vector<T>& a) { return a.empty() ? nullptr : a.data(); };
@@ -98,15 +102,17 @@ struct Problem {
     p.key.groups = p.query.groups = o.groups, p.key.pairs = o.pairs;
     p.key.x = B.data(), p.query.x = C.data(), p.key.bias = get(B_bias), p.query.bias = get(C_bias);
     p.angle = get(angle), p.dt = get(dt), p.initial_phi = get(initial_phi), p.last_phi = get(last_phi);
-    if (finish()) p.out = out.data(), p.D = get(D), p.z = get(z), p.y = training ? y.data() : nullptr;
+    p.D = get(D), p.scale = get(scale);
+    if (finish()) p.out = out.data(), p.z = get(z), p.y = training ? y.data() : nullptr;
     return p;
   }
   void forward(bool training = true) { mamba3_core_spans(params(training)); }
   Mamba3TurnedVjpParams<T> vjp_params() {
     const auto get = [](std::vector<T>& a) { return a.empty() ? nullptr : a.data(); };
-    return {params(true), dout.data(), dfinal.data(),   get(dlast_phi),    dlog.data(), dw.data(),
-            dg.data(),    dv.data(),   dinitial.data(), dB.data(),         dC.data(),   get(dB_bias),
-            get(dC_bias), get(dangle), get(ddt),        get(dinitial_phi), get(dD),     get(dz)};
+    return {params(true),      dout.data(),  dfinal.data(), get(dlast_phi),  dlog.data(),
+            dw.data(),         dg.data(),    dv.data(),     dinitial.data(), dB.data(),
+            dC.data(),         get(dB_bias), get(dC_bias),  get(dangle),     get(ddt),
+            get(dinitial_phi), get(dD),      get(dz),       get(dscale)};
   }
   void backward() { mamba3_turned_vjp(vjp_params()); }
   const std::vector<T>& result() const { return finish() ? out : y; }
