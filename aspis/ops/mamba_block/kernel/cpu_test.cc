@@ -138,7 +138,39 @@ TEST_CASE("mamba_block kernel follows the definition on every instruction set") 
   force_isa("");
 }
 
-// Gradients against finite differences and the separate operators: mamba_block_test.cc. Here the two precisions.
+TEST_CASE("mamba_block gradients are the central differences of the definition for every input") {
+  for (const Shape& s : {Shape{2, 4, 2, 3, 2, 2, 1, 2}, Shape{3, 5, 2, 2, 1, 3, 2, 1, true}}) {
+    Problem<double> a(s);
+    kernel::mamba_block_vjp(a.q);
+    const auto& p = a.q.forward;
+    // Inputs lie in `data` as they were drawn: h, in_proj, out_proj, seven of each branch.
+    std::vector<const double*> got{a.q.dh, a.q.din_proj, a.q.dout_proj};
+    for (const auto& g : a.q.branches) {
+      got.insert(got.end(), {g.conv_weight, g.conv_bias, g.x_proj, g.dt_proj, g.dt_bias, g.A, g.D});
+    }
+    const auto loss = [&] {
+      kernel::mamba_block_reference(p);
+      double sum = 0;
+      for (int64_t i = 0; i < p.batch * p.length * p.width; i++) sum += p.out[i] * a.q.dout[i];
+      return sum;
+    };
+    for (size_t k = 0; k < got.size(); k++) {
+      CAPTURE(k);
+      std::vector<double> want, have(got[k], got[k] + a.data[k].size());
+      for (double& x : a.data[k]) {
+        constexpr double kStep = 1e-5;
+        const double at = x;
+        x = at + kStep;
+        const double above = loss();
+        x = at - kStep;
+        want.push_back((above - loss()) / (2 * kStep));
+        x = at;
+      }
+      CHECK(error(have, want) < 1e-7);
+    }
+  }
+}
+
 TEST_CASE("mamba_block gradients in float are those in double on every instruction set") {
   for (const auto& isa : supported_isas()) {
     force_isa(isa);
