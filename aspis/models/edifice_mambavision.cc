@@ -266,8 +266,9 @@ struct EdificeMambaVision::Block final : FlatBlock {
   mx::array attend(const mx::array& h) const {
     const auto B = h.shape(0), L = h.shape(1), E = h.shape(2), H = compat ? 1 : elem(heads), d = E / H;
     const auto parts = split_sizes(mx::reshape((*qkv)(h), {B, L, 3, H, d}), {1, 1, 1}, 2);
+    const auto scale_width = E / elem(heads);  // with compat not the width of its one head
     AttentionOptions o;
-    o.scale = 1 / std::sqrt(static_cast<float>(E / heads));
+    o.scale = 1 / std::sqrt(static_cast<float>(scale_width));
     const auto y = attention(mx::squeeze(parts[0], 2), mx::squeeze(parts[1], 2), mx::squeeze(parts[2], 2), o);
     return (*out_proj)(mx::reshape(y, {B, L, E}));
   }

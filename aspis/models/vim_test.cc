@@ -4,6 +4,7 @@
 
 #include "aspis/base/error.h"
 #include "aspis/models/registry.h"
+#include "aspis/nn/position_table.h"
 #include "aspis/nn/test_support.h"
 
 namespace aspis {
@@ -80,6 +81,20 @@ TEST_CASE("vim_drops_whole_samples_in_training_only_and_by_step") {
   CHECK(run(0) != run(1));
   model.eval();
   CHECK(run(0) == run(1));
+}
+
+TEST_CASE("vim_keeps_the_class_token_in_the_middle_of_interpolated_positions") {
+  const auto table = mx::sin(mx::reshape(mx::arange(20.0), {1, 10, 2}));
+  const auto rows = [](const mx::array& a, int from, int to) { return mx::slice(a, {0, from, 0}, {1, to, 2}); };
+  const auto patches = mx::concatenate({rows(table, 0, 4), rows(table, 5, 10)}, 1);
+  const auto want = resize_positions(patches, {3, 3}, {5, 3}), got = resize_square_positions(table, 5, 3, -2);
+  REQUIRE(got.shape() == mx::Shape{1, 16, 2});
+  CHECK(golden::values_of(rows(got, 7, 8)) == golden::values_of(rows(table, 4, 5)));
+  CHECK(golden::values_of(mx::concatenate({rows(got, 0, 7), rows(got, 8, 16)}, 1)) == golden::values_of(want));
+  CHECK(golden::values_of(resize_square_positions(table, 3, 3, -2)) == golden::values_of(table));
+  CHECK_THROWS_WITH_AS(resize_square_positions(table, 3, 3), doctest::Contains("square"), Error);
+  const Vim model(small(), 1);
+  CHECK(model.feature_maps(mx::zeros({2, 21, 12, 2}), {})[1].shape() == mx::Shape{2, 5, 3, 8});
 }
 
 TEST_CASE("vim_refuses_what_does_not_fit") {

@@ -240,7 +240,7 @@ struct VMamba::Block final : Module {
   std::string type_name() const override { return "VSSBlock"; }
   Residual forward(const Residual& x) const {
     auto [n1, before] = norm(x);
-    const Residual mixed{std::move(before), drop_path(op ? (*op)(n1) : mix(n1))};
+    Residual mixed{std::move(before), drop_path(op ? (*op)(n1) : mix(n1))};
     if (!mlp) return mixed;
     auto [n2, middle] = (*norm2)(mixed);
     return {std::move(middle), drop_path((*mlp)(n2))};

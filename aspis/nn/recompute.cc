@@ -48,8 +48,7 @@ ArrayList recomputed(Module& module, const std::function<ArrayList(const ArrayLi
     const RandomStep again = RandomStep::again(key);
     const Restore buffers(module.buffer_refs());
     // The second run waits for the gradients that it is for; else it could start at once.
-    ArrayList both = args;
-    const auto late = mx::depends(both, cotangents);
+    const auto late = mx::depends(args, cotangents);
     return mx::vjp(run, late, cotangents).second;
   };
   ArrayList args = inputs;
