@@ -48,6 +48,7 @@ void add_options(CLI::App* c, Options& o) {
   group(add_option(c, "--label-smoothing", t.label_smoothing, "Share of the target spread over all classes"), "Optimisation");
   group(add_option(c, "--freeze", t.freeze, "Not trained: all (but norm and classifier), so many first stages, or names with commas"), "Optimisation");
   group(add_option(c, "--layer-decay", t.layer_decay, "Learning rate of a stage as a share of the next one's"), "Optimisation");
+  group(add_option(c, "--dtype", t.dtype, "Activations: float32, or bfloat16 (parameters and scans stay in float32)"), "Optimisation");
   group(add_option(c, "--crop-padding", t.crop_padding, "Shift training images by up to so many pixels"), "Augmentation");
   group(add_flag(c, "--flip,!--no-flip", t.flip, "Mirror training images at random (default: on)"), "Augmentation");
   group(add_option(c, "--erase", t.erase, "Probability of an erased rectangle"), "Augmentation");

@@ -210,7 +210,9 @@ PatchEncoder::Start PatchEncoder::start(const mx::array& x, const std::optional<
     });
   }
   auto directions = scan_directions(grid, subset);
-  return {{broadcast_add(tokens, positions), std::nullopt}, std::move(grid), std::move(directions)};
+  return {{broadcast_add(tokens, aspis::cast(positions, tokens.dtype())), std::nullopt},
+          std::move(grid),
+          std::move(directions)};
 }
 
 mx::array PatchEncoder::encode(const mx::array& x, const std::optional<mx::array>& patch_indices) const {

@@ -11,6 +11,7 @@
 #include "aspis/nn/branch.h"
 #include "aspis/ops/add_n/add_n.h"
 #include "aspis/ops/common/composed.h"
+#include "aspis/ops/elementwise/elementwise.h"
 #include "aspis/ops/gated_norm/gated_norm.h"
 #include "aspis/ops/linear/linear.h"
 #include "aspis/ops/mamba_block/mamba_block.h"
@@ -155,7 +156,11 @@ mx::array MambaBlock::forward(const mx::array& h_for_x, const mx::array& h_for_z
   // z dense; cutting one product apart would copy twice the activations in the gradient.
   const auto halves = split_sizes(in_proj.weight, {config_.inner(), config_.inner()}, 0);
   const MambaBranch branch{conv1d, x_proj, dt_proj, A_log, D};
-  const auto y = branch(linear(h_for_x, halves[0]), linear(h_for_z, halves[1]), direction);
+  // Beside activations in bfloat16 convolution and scan run in float32.
+  const bool half = h_for_x.dtype() == mx::bfloat16;
+  const auto wide = [&](const mx::array& a) { return half ? aspis::cast(a, mx::float32) : a; };
+  auto y = branch(wide(linear(h_for_x, halves[0])), wide(linear(h_for_z, halves[1])), direction);
+  if (half) y = aspis::cast(y, mx::bfloat16);
   // Scaled weights are cheaper than scaled activations.
   return scale == 1 ? out_proj(y) : linear(y, out_proj.weight * mx::array(scale, out_proj.weight.dtype()));
 }

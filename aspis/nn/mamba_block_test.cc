@@ -39,6 +39,28 @@ TEST_CASE("mamba_block_matches_the_golden_values_and_gradients") {
   }
 }
 
+TEST_CASE("a_block_in_bfloat16_is_near_the_one_in_float32_and_its_parameters_stay_float32") {
+  const auto golden = load_case("mamba_block");
+  MambaBlock block(kSmall, Init());
+  load_params(block, golden, mx::float32);
+  const auto x = mx::astype(golden.at("in/x"), mx::bfloat16);
+  const auto y = block(x);
+  CHECK(y.dtype() == mx::bfloat16);
+  // Four roundings to 8 bits lie between x and y.
+  CHECK(normalised_error(y, golden.at("out/y")) < 0.03);
+  const auto cotangent = mx::astype(golden.at("in/cotangent"), mx::float32);
+  const LossFn loss = [&](const std::vector<mx::array>&) {
+    return std::vector<mx::array>{mx::sum(mx::astype(block(x), mx::float32) * cotangent)};
+  };
+  const auto names = block.trainable_parameters();
+  const auto gradients = value_and_grad(block, loss, {}).gradients;
+  for (size_t i = 0; i < names.size(); i++) {
+    CAPTURE(names[i].first);
+    CHECK(gradients[i].dtype() == mx::float32);
+    CHECK(normalised_error(gradients[i], golden.at("grad/" + names[i].first)) < 0.05);
+  }
+}
+
 TEST_CASE("the_gradient_of_the_input_matches_the_golden_one") {
   const auto golden = load_case("mamba_block");
   MambaBlock block(kSmall, Init());

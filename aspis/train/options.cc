@@ -20,7 +20,8 @@ void require_in(const char* flag, double value, double lo, double hi, bool open_
   } else {
     range = fmt::format("a number {} {:g} and at most {:g}", open_low ? "above" : "of at least", lo, hi);
   }
-  throw Error(ErrorKind::kUsage, {.where = flag, .required = range + " is needed", .got = fmt::format("{:g}", value)});
+  throw Error(ErrorKind::kUsage,
+              {.where = flag, .required = range + " is needed", .got = fmt::format("{:g}", value)});
 }
 
 }  // namespace
@@ -43,6 +44,10 @@ void check_options(const TrainOptions& o) {
   require_in("--clip", o.clip, 0, kInf);
   require_in("--label-smoothing", o.label_smoothing, 0, 0.999999999);
   require_in("--layer-decay", o.layer_decay, 0, 1, true);
+  require(o.dtype == "float32" || o.dtype == "bfloat16" || o.dtype == "f32" || o.dtype == "bf16", [&] {
+    return Error::Parts{
+        .where = "--dtype", .required = "it must be float32 or bfloat16 (f32, bf16)", .got = "'" + o.dtype + "'"};
+  });
   require_in("--crop-padding", o.crop_padding, 0, 1024);
   require_in("--erase", o.erase, 0, 1);
   if (o.val_fraction >= 0 || std::isnan(o.val_fraction)) require_in("--val-fraction", o.val_fraction, 0, 0.9);

@@ -39,6 +39,7 @@ struct TrainOptions {
   double label_smoothing = 0.0;
   std::string freeze;          ///< part that is not trained, see freeze_part; empty: none
   double layer_decay = 1.0;    ///< of the learning rate from stage to stage, see learning_rate_shares
+  std::string dtype = "float32";  ///< of activations: float32, or bfloat16 beside parameters, optimizer and scans in float32
 
   // Augmentation of training pictures.
   int crop_padding = 2;

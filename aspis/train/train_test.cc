@@ -47,6 +47,8 @@ TEST_CASE("options out of range are refused with the flag and the value") {
   CHECK(message([](TrainOptions& o) { o.epochs = 0, o.steps = 3; }) == "accepted");
   CHECK(message([](TrainOptions& o) { o.erase = 1.5; }).find("[--erase]") == 0);
   CHECK(message([](TrainOptions& o) { o.label_smoothing = 1; }).find("[--label-smoothing]") == 0);
+  CHECK(message([](TrainOptions& o) { o.dtype = "half"; }) ==
+        "[--dtype] it must be float32 or bfloat16 (f32, bf16); got 'half'");
   CHECK(message([](TrainOptions& o) { o.clip = -1; }).find("[--clip]") == 0);
   CHECK(message([](TrainOptions& o) { o.val_fraction = std::nan(""); }).find("[--val-fraction]") == 0);
 }

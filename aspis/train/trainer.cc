@@ -22,6 +22,7 @@
 #include "aspis/nn/drop_path.h"
 #include "aspis/ops/common/profile.h"
 #include "aspis/ops/cross_entropy/cross_entropy.h"
+#include "aspis/ops/elementwise/elementwise.h"
 #include "aspis/report/sinks.h"
 #include "aspis/train/classifier.h"
 #include "aspis/train/fine_tune.h"
@@ -395,8 +396,10 @@ class Trainer {
     model_->train();
     CrossEntropyOptions loss_options;
     loss_options.label_smoothing = o_.label_smoothing;
+    const bool half = o_.dtype == "bfloat16" || o_.dtype == "bf16";
     const LossFn loss_fn = [&](const std::vector<mx::array>& in) {
-      const auto logits = model_->logits(in[0]);
+      const auto logits =
+          half ? cast(model_->logits(cast(in[0], mx::bfloat16)), mx::float32) : model_->logits(in[0]);
       return std::vector<mx::array>{cross_entropy(logits, in[1], loss_options), logits};
     };
     const auto labels = mx::array(b.labels.begin(), {static_cast<int>(b.size)}, mx::int32);
