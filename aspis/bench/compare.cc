@@ -76,8 +76,10 @@ std::map<std::string, Row> rows_of(std::string_view text, const std::string& whe
       r.passes[i] = {*ms, number_of(j, prefix + "_spread", where).value_or(0),
                      number_of(j, prefix + "_share", where).value_or(0)};
     }
+    // The units for bfloat16 are nothing to the other dtypes.
+    const std::string isa = r.isa == "avx512_bf16" && r.dtype != "bfloat16" ? "avx512" : r.isa;
     const std::string key =
-        fmt::format("{}\t{}\t{}\t{}\t{}\t{}", r.kind, r.name, r.case_name, r.dtype, r.isa, r.threads);
+        fmt::format("{}\t{}\t{}\t{}\t{}\t{}", r.kind, r.name, r.case_name, r.dtype, isa, r.threads);
     if (rows.emplace(key, r).second) order.push_back(key);
   }
   return rows;

@@ -57,6 +57,15 @@ TEST_CASE("rows are matched by what they measured; the rest is listed") {
   CHECK(c.table.row_count() == 4);
 }
 
+TEST_CASE("the level with units for bfloat16 is avx512 to rows of other dtypes") {
+  json plain = row("x", 10), with_units = row("x", 10);
+  plain["isa"] = "avx512";
+  with_units["isa"] = "avx512_bf16";
+  CHECK(compare({plain}, {with_units}).same == 1);
+  plain["dtype"] = with_units["dtype"] = "bfloat16";
+  CHECK(compare({plain}, {with_units}).same == 0);
+}
+
 TEST_CASE("shares of the bound compare two machines; a smaller share is slower") {
   json a = row("x", 10, 0.0, 0.8), b = row("x", 5, 0.0, 0.4);
   b["cpu"] = "Y";
