@@ -5,6 +5,8 @@
 // not arithmetic, is the limit. Within a group the integers are summed as they
 // are, scale and offset follow once: sum w x = scale sum q x + offset sum x.
 
+#include <hwy/cache_control.h>
+
 #include "aspis/simd/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,6 +23,9 @@ HWY_ATTR HWY_INLINE hn::Vec<D> floats_of(D d, VU words) {
   if constexpr ((kI + 1) * kBits < 32) q = hn::And(q, hn::Set(du, (1u << kBits) - 1u));
   return hn::ConvertTo(d, hn::BitCast(di, q));
 }
+
+// Words ahead of which memory is asked for: 4 KiB.
+constexpr int64_t kAhead = 1024;
 
 // The tag of a vector of at most 16 floats.
 using Tag = hn::CappedTag<float, 16>;
@@ -98,6 +103,8 @@ HWY_ATTR void dot_rows(const QuantizedShape& s, const uint32_t* words, const flo
     V part[kRows];
     for (auto& p : part) p = hn::Zero(d);
     for (int64_t b = 0; b < whole; b++, from += 16, in += kBlock) {
+      // The window of instructions holds too few loads to keep memory busy by itself.
+      hwy::Prefetch(from + kAhead);
       add_units<kBits, kRows, kSixteens, 0, kUnits>(hn::LoadU(du, from), in, x_stride, scale, part, total);
     }
     // A last block that is not full, a group at a time.
@@ -122,23 +129,22 @@ HWY_ATTR void dot_rows(const QuantizedShape& s, const uint32_t* words, const flo
   }
 }
 
+// Two rows of x at a time stay in the first-level cache, the integers of a task in the second.
 template <int kBits, int kSixteens>
 HWY_ATTR void dot_outputs(const QuantizedLinearParams& p, const float* sums, int64_t first, int64_t last) {
   const QuantizedShape& s = p.shape;
-  for (int64_t o = first; o < last; o++) {
-    const uint32_t* const words = p.packed + o * s.words();
-    const float *const scales = p.scales + o * s.groups(), *const offsets = p.offsets + o * s.groups();
-    const float bias = p.bias ? p.bias[o] : 0.0f;
-    int64_t r = 0;
-    for (; r + 4 <= p.rows; r += 4) {
-      dot_rows<kBits, 4, kSixteens>(s, words, scales, offsets, p.x + r * p.x_stride, p.x_stride,
-                                    sums + r * s.groups(), bias, p.y + r * s.out + o, s.out);
+  const int64_t words = s.words(), groups = s.groups();
+  const auto run = [&](auto rows, int64_t r) HWY_ATTR {
+    constexpr int kRows = decltype(rows)::value;
+    for (int64_t o = first; o < last; o++) {
+      dot_rows<kBits, kRows, kSixteens>(s, p.packed + o * words, p.scales + o * groups, p.offsets + o * groups,
+                                        p.x + r * p.x_stride, p.x_stride, sums + r * groups,
+                                        p.bias ? p.bias[o] : 0.0f, p.y + r * s.out + o, s.out);
     }
-    for (; r < p.rows; r++) {
-      dot_rows<kBits, 1, kSixteens>(s, words, scales, offsets, p.x + r * p.x_stride, p.x_stride,
-                                    sums + r * s.groups(), bias, p.y + r * s.out + o, s.out);
-    }
-  }
+  };
+  int64_t r = 0;
+  for (; r + 2 <= p.rows; r += 2) run(std::integral_constant<int, 2>(), r);
+  if (r < p.rows) run(std::integral_constant<int, 1>(), r);
 }
 
 HWY_ATTR void quantized_rows(const QuantizedLinearParams& p, const float* sums, int64_t first, int64_t last) {

@@ -5,7 +5,7 @@
 namespace aspis::kernel {
 
 /// All run on the team; bit-equal for any number of threads. Up to
-/// kQuantizedRows rows the integers are read once from memory and meet every row
+/// kQuantizedRows rows the integers are read once from memory and meet the rows
 /// in registers; beyond, panels of w are made in float and multiplied as in
 /// `linear`. The two add in another order, so bits depend on which one it is.
 constexpr int64_t kQuantizedRows = 8;
