@@ -9,6 +9,20 @@ namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
 
+// Whole vectors, which most are, without a mask.
+template <class D, typename T = hn::TFromD<D>>
+HWY_ATTR HWY_INLINE hn::Vec<D> LoadPart(D d, const T* p, size_t n) {
+  return HWY_LIKELY(n == hn::Lanes(d)) ? hn::LoadU(d, p) : simd::LoadTail(d, p, n);
+}
+template <class D, typename T = hn::TFromD<D>>
+HWY_ATTR HWY_INLINE void StorePart(hn::Vec<D> v, D d, T* p, size_t n) {
+  if (HWY_LIKELY(n == hn::Lanes(d))) {
+    hn::StoreU(v, d, p);
+  } else {
+    simd::StoreTail(v, d, p, n);
+  }
+}
+
 // kRows rows of the state for kRank ranks: read once, written once.
 template <int kRows, int kRank, typename T>
 HWY_ATTR HWY_INLINE void state_rows(const StateStep<T>& s, int64_t p) {
@@ -26,11 +40,10 @@ HWY_ATTR HWY_INLINE void state_rows(const StateStep<T>& s, int64_t p) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, N - n));
     V h[kRows];
 #pragma GCC unroll 4
-    for (int i = 0; i < kRows; i++) h[i] = hn::Mul(decay, simd::LoadTail(d, s.from + (p + i) * N + n, m));
+    for (int i = 0; i < kRows; i++) h[i] = hn::Mul(decay, LoadPart(d, s.from + (p + i) * N + n, m));
 #pragma GCC unroll 4
     for (int r = 0; r < kRank; r++) {
-      const V old = simd::LoadTail(d, s.k_before + r * s.before_stride + n, m),
-              k = simd::LoadTail(d, s.k + r * N + n, m);
+      const V old = LoadPart(d, s.k_before + r * s.before_stride + n, m), k = LoadPart(d, s.k + r * N + n, m);
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; i++) {
         const int64_t at = r * s.headdim + p + i;
@@ -39,10 +52,10 @@ HWY_ATTR HWY_INLINE void state_rows(const StateStep<T>& s, int64_t p) {
       }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < kRows; i++) simd::StoreTail(h[i], d, s.to + (p + i) * N + n, m);
+    for (int i = 0; i < kRows; i++) StorePart(h[i], d, s.to + (p + i) * N + n, m);
 #pragma GCC unroll 4
     for (int r = 0; r < kRank; r++) {
-      const V q = simd::LoadTail(d, s.q + r * N + n, m);
+      const V q = LoadPart(d, s.q + r * N + n, m);
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; i++) sum[i][r] = hn::MulAdd(h[i], q, sum[i][r]);
     }
@@ -63,19 +76,19 @@ HWY_ATTR void state_row(const StateStep<T>& s, int64_t p) {
   T* const row = s.to + p * N;
   for (int64_t n = 0; n < N; n += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, N - n));
-    auto h = hn::Mul(decay, simd::LoadTail(d, s.from + p * N + n, m));
+    auto h = hn::Mul(decay, LoadPart(d, s.from + p * N + n, m));
     for (int64_t r = 0; r < s.rank; r++) {
       const int64_t at = r * s.headdim + p;
-      h = hn::MulAdd(hn::Set(d, s.before[at]), simd::LoadTail(d, s.k_before + r * s.before_stride + n, m), h);
-      h = hn::MulAdd(hn::Set(d, s.now[at]), simd::LoadTail(d, s.k + r * N + n, m), h);
+      h = hn::MulAdd(hn::Set(d, s.before[at]), LoadPart(d, s.k_before + r * s.before_stride + n, m), h);
+      h = hn::MulAdd(hn::Set(d, s.now[at]), LoadPart(d, s.k + r * N + n, m), h);
     }
-    simd::StoreTail(h, d, row + n, m);
+    StorePart(h, d, row + n, m);
   }
   for (int64_t r = 0; r < s.rank; r++) {
     auto sum = hn::Zero(d);
     for (int64_t n = 0; n < N; n += lanes) {
       const size_t m = static_cast<size_t>(HWY_MIN(lanes, N - n));
-      sum = hn::MulAdd(simd::LoadTail(d, row + n, m), simd::LoadTail(d, s.q + r * N + n, m), sum);
+      sum = hn::MulAdd(LoadPart(d, row + n, m), LoadPart(d, s.q + r * N + n, m), sum);
     }
     s.y[r * s.headdim + p] = simd::LaneSum(d, sum);
   }
@@ -106,17 +119,17 @@ HWY_ATTR void prepare_vector(int64_t n, const T* x, const T* weight, T eps, cons
   if (weight) {
     auto squares = hn::Zero(d);
     for (int64_t i = 0; i < n; i += lanes) {
-      const auto v = simd::LoadTail(d, x + i, static_cast<size_t>(HWY_MIN(lanes, n - i)));
+      const auto v = LoadPart(d, x + i, static_cast<size_t>(HWY_MIN(lanes, n - i)));
       squares = hn::MulAdd(v, v, squares);
     }
     scale = hn::Set(d, T(1) / std::sqrt(simd::LaneSum(d, squares) / static_cast<T>(n) + eps));
   }
   for (int64_t i = 0; i < n; i += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - i));
-    auto v = simd::LoadTail(d, x + i, m);
-    if (weight) v = hn::Mul(hn::Mul(v, scale), simd::LoadTail(d, weight + i, m));
-    if (bias) v = hn::Add(v, simd::LoadTail(d, bias + i, m));
-    simd::StoreTail(v, d, out + i, m);
+    auto v = LoadPart(d, x + i, m);
+    if (weight) v = hn::Mul(hn::Mul(v, scale), LoadPart(d, weight + i, m));
+    if (bias) v = hn::Add(v, LoadPart(d, bias + i, m));
+    StorePart(v, d, out + i, m);
   }
 }
 

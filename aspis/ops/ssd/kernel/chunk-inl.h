@@ -8,19 +8,33 @@ namespace aspis::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace simd = aspis::HWY_NAMESPACE;
 
+// Whole vectors, which most are, without a mask.
+template <class D, typename T = hn::TFromD<D>>
+HWY_ATTR HWY_INLINE hn::Vec<D> LoadPart(D d, const T* p, size_t n) {
+  return HWY_LIKELY(n == hn::Lanes(d)) ? hn::LoadU(d, p) : simd::LoadTail(d, p, n);
+}
+template <class D, typename T = hn::TFromD<D>>
+HWY_ATTR HWY_INLINE void StorePart(hn::Vec<D> v, D d, T* p, size_t n) {
+  if (HWY_LIKELY(n == hn::Lanes(d))) {
+    hn::StoreU(v, d, p);
+  } else {
+    simd::StoreTail(v, d, p, n);
+  }
+}
+
 // exp(sums_t - sums_s) where t comes after s (or is s) and both are of one
 // sequence, else 0. The difference is formed first: a product of two
 // exponentials could overflow. Running sums of negative numbers never rise, so
 // that the difference is not positive unless A is.
 template <class D, typename T = hn::TFromD<D>>
 HWY_ATTR HWY_INLINE hn::Vec<D> decay(D d, const ChunkDecays<T>& c, int64_t s, int64_t t, size_t n) {
-  const auto difference = hn::Sub(simd::LoadTail(d, c.sums + t, n), hn::Set(d, c.sums[s]));
+  const auto difference = hn::Sub(LoadPart(d, c.sums + t, n), hn::Set(d, c.sums[s]));
   // Lanes behind the last token have no part either.
   const auto after =
       hn::And(hn::Ge(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s))), hn::FirstN(d, n));
   auto e = hn::IfThenElseZero(after, simd::Exp(d, hn::IfThenElseZero(after, difference)));
   if (c.segments) {
-    const auto same = hn::Eq(simd::LoadTail(d, c.segments + t, n), hn::Set(d, c.segments[s]));
+    const auto same = hn::Eq(LoadPart(d, c.segments + t, n), hn::Set(d, c.segments[s]));
     e = hn::IfThenElseZero(same, e);
   }
   return e;
@@ -36,13 +50,13 @@ HWY_ATTR void weigh(const ChunkDecays<T>& c, const T* scores, T* W) {
       const size_t n = static_cast<size_t>(HWY_MIN(lanes, c.n - t));
       const int64_t at = s * c.stride + t;
       if (t + lanes <= s) {
-        simd::StoreTail(hn::Zero(d), d, W + at, n);
+        StorePart(hn::Zero(d), d, W + at, n);
         continue;
       }
       const auto e = decay(d, c, s, t, n);
-      const auto product = hn::Mul(simd::LoadTail(d, scores + at, n), hn::Mul(e, weight));
+      const auto product = hn::Mul(LoadPart(d, scores + at, n), hn::Mul(e, weight));
       // 0 times an infinite score would be NaN where nothing may arrive.
-      simd::StoreTail(hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), product), d, W + at, n);
+      StorePart(hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), product), d, W + at, n);
     }
   }
 }
@@ -59,21 +73,21 @@ HWY_ATTR void weigh_vjp(const ChunkDecays<T>& c, const T* scores, const T* dW, T
       const size_t n = static_cast<size_t>(HWY_MIN(lanes, c.n - t));
       const int64_t at = s * c.stride + t;
       if (t + lanes <= s) {
-        simd::StoreTail(hn::Zero(d), d, W + at, n);
-        simd::StoreTail(hn::Zero(d), d, spans + at, n);
+        StorePart(hn::Zero(d), d, W + at, n);
+        StorePart(hn::Zero(d), d, spans + at, n);
         continue;
       }
       const auto e = decay(d, c, s, t, n);
       const auto none = hn::Eq(e, hn::Zero(d));
-      const auto score = hn::IfThenZeroElse(none, simd::LoadTail(d, scores + at, n));
-      const auto grad = hn::IfThenZeroElse(none, simd::LoadTail(d, dW + at, n));
+      const auto score = hn::IfThenZeroElse(none, LoadPart(d, scores + at, n));
+      const auto grad = hn::IfThenZeroElse(none, LoadPart(d, dW + at, n));
       const auto ew = hn::Mul(e, weight);
-      simd::StoreTail(hn::Mul(score, ew), d, W + at, n);
-      simd::StoreTail(hn::MulAdd(grad, ew, simd::LoadTail(d, dscores + at, n)), d, dscores + at, n);
+      StorePart(hn::Mul(score, ew), d, W + at, n);
+      StorePart(hn::MulAdd(grad, ew, LoadPart(d, dscores + at, n)), d, dscores + at, n);
       const auto both = hn::Mul(grad, score);
       sum = hn::MulAdd(both, e, sum);
       const auto later = hn::Gt(hn::Iota(d, static_cast<T>(t)), hn::Set(d, static_cast<T>(s)));
-      simd::StoreTail(hn::IfThenElseZero(later, hn::Mul(both, ew)), d, spans + at, n);
+      StorePart(hn::IfThenElseZero(later, hn::Mul(both, ew)), d, spans + at, n);
     }
     dweights[s] = simd::LaneSum(d, sum);
   }
@@ -91,7 +105,7 @@ HWY_ATTR void span_sums(int64_t n, int64_t stride, const T* spans, T* scratch, T
       auto column = hn::LoadU(d, scratch + t);
       if (k > 0) {
         const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - t));
-        column = hn::Add(column, simd::LoadTail(d, spans + (k - 1) * stride + t, m));
+        column = hn::Add(column, LoadPart(d, spans + (k - 1) * stride + t, m));
         hn::StoreU(column, d, scratch + t);
       }
       sum = hn::Add(sum, hn::IfThenElseZero(hn::Ge(hn::Iota(d, static_cast<T>(t)), from), column));
@@ -146,7 +160,7 @@ HWY_ATTR void row_dots(int64_t n, int64_t width, const T* a, int64_t a_stride, c
     }
     for (; c < width; c += lanes) {
       const size_t m = static_cast<size_t>(HWY_MIN(lanes, width - c));
-      s0 = hn::MulAdd(simd::LoadTail(d, p + c, m), simd::LoadTail(d, q + c, m), s0);
+      s0 = hn::MulAdd(LoadPart(d, p + c, m), LoadPart(d, q + c, m), s0);
     }
     dots[i] = simd::LaneSum(d, hn::Add(s0, s1));
   }
@@ -161,17 +175,17 @@ HWY_ATTR void add_column_dots(int64_t n, int64_t width, const T* a, const T* b, 
     auto s0 = hn::Zero(d), s1 = s0;
     const auto row = [&](int64_t r) HWY_ATTR {
       const int64_t at = r * stride + c;
-      const auto v = simd::LoadTail(d, a + at, m);
-      simd::StoreTail(hn::Add(v, simd::LoadTail(d, sum + at, m)), d, sum + at, m);
+      const auto v = LoadPart(d, a + at, m);
+      StorePart(hn::Add(v, LoadPart(d, sum + at, m)), d, sum + at, m);
       return v;
     };
     int64_t r = 0;
     for (; r + 2 <= n; r += 2) {
-      s0 = hn::MulAdd(row(r), simd::LoadTail(d, b + r * stride + c, m), s0);
-      s1 = hn::MulAdd(row(r + 1), simd::LoadTail(d, b + (r + 1) * stride + c, m), s1);
+      s0 = hn::MulAdd(row(r), LoadPart(d, b + r * stride + c, m), s0);
+      s1 = hn::MulAdd(row(r + 1), LoadPart(d, b + (r + 1) * stride + c, m), s1);
     }
-    if (r < n) s0 = hn::MulAdd(row(r), simd::LoadTail(d, b + r * stride + c, m), s0);
-    simd::StoreTail(hn::Add(s0, s1), d, dots + c, m);
+    if (r < n) s0 = hn::MulAdd(row(r), LoadPart(d, b + r * stride + c, m), s0);
+    StorePart(hn::Add(s0, s1), d, dots + c, m);
   }
 }
 
@@ -183,14 +197,14 @@ HWY_ATTR void finish(int64_t n, int64_t width, T* y, const T* x, int64_t x_strid
   for (int64_t i = 0; i < n; i++) {
     for (int64_t c = 0; c < width; c += lanes) {
       const size_t m = static_cast<size_t>(HWY_MIN(lanes, width - c));
-      auto v = simd::LoadTail(d, y + i * width + c, m);
+      auto v = LoadPart(d, y + i * width + c, m);
       if (D) {
-        const auto skip = channel_D ? simd::LoadTail(d, D + c, m) : hn::Set(d, D[0]);
-        v = hn::MulAdd(skip, simd::LoadTail(d, x + i * x_stride + c, m), v);
+        const auto skip = channel_D ? LoadPart(d, D + c, m) : hn::Set(d, D[0]);
+        v = hn::MulAdd(skip, LoadPart(d, x + i * x_stride + c, m), v);
       }
-      if (before_gate) simd::StoreTail(v, d, before_gate + i * out_stride + c, m);
-      if (z) v = hn::Mul(v, simd::Silu(d, simd::LoadTail(d, z + i * z_stride + c, m)));
-      simd::StoreTail(v, d, out + i * out_stride + c, m);
+      if (before_gate) StorePart(v, d, before_gate + i * out_stride + c, m);
+      if (z) v = hn::Mul(v, simd::Silu(d, LoadPart(d, z + i * z_stride + c, m)));
+      StorePart(v, d, out + i * out_stride + c, m);
     }
   }
 }
@@ -201,11 +215,11 @@ HWY_ATTR void gate_vjp(int64_t n, const T* dout, const T* y, const T* z, T* G, T
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t c = 0; c < n; c += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - c));
-    const auto g = simd::LoadTail(d, dout + c, m);
+    const auto g = LoadPart(d, dout + c, m);
     auto value = hn::Zero(d), slope = value;
-    simd::SiluAndGrad(d, simd::LoadTail(d, z + c, m), value, slope);
-    simd::StoreTail(hn::Mul(g, value), d, G + c, m);
-    simd::StoreTail(hn::Mul(hn::Mul(g, simd::LoadTail(d, y + c, m)), slope), d, dz + c, m);
+    simd::SiluAndGrad(d, LoadPart(d, z + c, m), value, slope);
+    StorePart(hn::Mul(g, value), d, G + c, m);
+    StorePart(hn::Mul(hn::Mul(g, LoadPart(d, y + c, m)), slope), d, dz + c, m);
   }
 }
 
@@ -216,15 +230,15 @@ HWY_ATTR void skip_vjp(int64_t n, int64_t width, const T* G, const T* x, int64_t
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t c = 0; c < width; c += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, width - c));
-    const auto skip = channel_D ? simd::LoadTail(d, D + c, m) : hn::Set(d, D[0]);
-    auto sum = simd::LoadTail(d, dD + c, m);
+    const auto skip = channel_D ? LoadPart(d, D + c, m) : hn::Set(d, D[0]);
+    auto sum = LoadPart(d, dD + c, m);
     for (int64_t i = 0; i < n; i++) {
-      const auto g = simd::LoadTail(d, G + i * width + c, m);
-      sum = hn::MulAdd(g, simd::LoadTail(d, x + i * x_stride + c, m), sum);
+      const auto g = LoadPart(d, G + i * width + c, m);
+      sum = hn::MulAdd(g, LoadPart(d, x + i * x_stride + c, m), sum);
       T* to = dx + i * dx_stride + c;
-      simd::StoreTail(hn::MulAdd(skip, g, simd::LoadTail(d, to, m)), d, to, m);
+      StorePart(hn::MulAdd(skip, g, LoadPart(d, to, m)), d, to, m);
     }
-    simd::StoreTail(sum, d, dD + c, m);
+    StorePart(sum, d, dD + c, m);
   }
 }
 
@@ -239,9 +253,9 @@ HWY_ATTR void time_steps(int64_t n, const T* raw, T bias, bool softplus, T low, 
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - i));
-    auto v = step_value(d, hn::Add(simd::LoadTail(d, raw + i, m), hn::Set(d, bias)), softplus);
+    auto v = step_value(d, hn::Add(LoadPart(d, raw + i, m), hn::Set(d, bias)), softplus);
     v = simd::ClampHigh(d, simd::ClampLow(d, v, low), high);
-    simd::StoreTail(v, d, dt + i, m);
+    StorePart(v, d, dt + i, m);
   }
 }
 
@@ -251,11 +265,11 @@ HWY_ATTR void time_slopes(int64_t n, const T* raw, T bias, bool softplus, T low,
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - i));
-    const auto x = hn::Add(simd::LoadTail(d, raw + i, m), hn::Set(d, bias));
+    const auto x = hn::Add(LoadPart(d, raw + i, m), hn::Set(d, bias));
     const auto v = step_value(d, x, softplus);
     const auto outside = hn::Or(hn::Lt(v, hn::Set(d, low)), hn::Gt(v, hn::Set(d, high)));
     const auto slope = softplus ? simd::SoftplusGrad(d, x) : hn::Set(d, T(1));
-    simd::StoreTail(hn::IfThenZeroElse(outside, slope), d, slopes + i, m);
+    StorePart(hn::IfThenZeroElse(outside, slope), d, slopes + i, m);
   }
 }
 
@@ -265,13 +279,13 @@ HWY_ATTR void exponentials(int64_t n, const T* x, T* e) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i += lanes) {
     const size_t m = static_cast<size_t>(HWY_MIN(lanes, n - i));
-    simd::StoreTail(simd::Exp(d, simd::LoadTail(d, x + i, m)), d, e + i, m);
+    StorePart(simd::Exp(d, LoadPart(d, x + i, m)), d, e + i, m);
   }
 }
 
 template <int kRows, typename T>
-HWY_ATTR HWY_INLINE void step_rows(int64_t state, T a, T dt, const T* x, const T* B, const T* C, const T* from, T* to,
-                                   T* y) {
+HWY_ATTR HWY_INLINE void step_rows(int64_t state, T a, T dt, const T* x, const T* B, const T* C, const T* from,
+                                   T* to, T* y) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), whole = state / lanes * lanes;
@@ -291,10 +305,10 @@ HWY_ATTR HWY_INLINE void step_rows(int64_t state, T a, T dt, const T* x, const T
   }
   if (whole < state) {
     const size_t m = static_cast<size_t>(state - whole);
-    const V b = simd::LoadTail(d, B + whole, m), c = simd::LoadTail(d, C + whole, m);
+    const V b = LoadPart(d, B + whole, m), c = LoadPart(d, C + whole, m);
     HWY_UNROLL(4) for (int k = 0; k < kRows; k++) {
-      const V h = hn::MulAdd(value[k], b, hn::Mul(decay, simd::LoadTail(d, from + k * state + whole, m)));
-      simd::StoreTail(h, d, to + k * state + whole, m);
+      const V h = hn::MulAdd(value[k], b, hn::Mul(decay, LoadPart(d, from + k * state + whole, m)));
+      StorePart(h, d, to + k * state + whole, m);
       sum[k] = hn::MulAdd(h, c, sum[k]);
     }
   }
