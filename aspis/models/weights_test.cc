@@ -302,6 +302,15 @@ TEST_CASE("1 x 1 convolutions and linear layers stand for each other") {
   CHECK(values_of(model.head->weight) == values_of(load_case("square", "vim").at("param/head.weight")));
 }
 
+TEST_CASE("the order of axes is told by the shapes, whatever the file says of itself") {
+  Vim model(vim(), 3);
+  const Tensors t("vim.pth", "model");
+  for (const char* format : {"mlx", "pt", "other"}) {
+    const WeightFile file = WeightFile::parse(write_safetensors(t.list, {{"format", format}}), "x.safetensors");
+    CHECK(load_weights(model, file).channels_first);
+  }
+}
+
 TEST_CASE("the names of other implementations are translated") {
   Vim model(vim(), 3);
   Tensors t("vim.pth", "model");
