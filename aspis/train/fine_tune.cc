@@ -21,6 +21,14 @@ std::vector<std::string> words_of(std::string_view text) {
   return words;
 }
 
+// True for what is in a module: "blocks.0.norm.weight" in "blocks.0", and in the
+// flat names of Edifice "stage_0_block_1_norm.weight" in "stage_0".
+bool is_part_of(const std::string& name, const std::string& module) {
+  if (module.empty() || name.size() <= module.size() || !name.starts_with(module)) return false;
+  const bool numbered = module.back() >= '0' && module.back() <= '9';
+  return name[module.size()] == '.' || (numbered && name[module.size()] == '_');
+}
+
 }  // namespace
 
 std::vector<int64_t> stage_depths(ImageModel& model) {
@@ -30,7 +38,7 @@ std::vector<int64_t> stage_depths(ImageModel& model) {
   size_t last = 0;  // the last parameter of a stage
   for (size_t i = 0; i < parameters.size(); i++) {
     for (size_t s = 0; s < stages.size(); s++) {
-      if (!parameters[i].name.starts_with(stages[s].name + ".")) continue;
+      if (!is_part_of(parameters[i].name, stages[s].name)) continue;
       depths[i] = static_cast<int64_t>(s) + 1;
       last = i;
     }
@@ -68,9 +76,11 @@ int64_t freeze_part(ImageModel& model, std::string_view what) {
     });
     for (const std::string& word : words) {
       // The name of a module means all that is in it.
-      bool module = false;
-      for (const auto& p : model.parameter_refs()) module |= p.name.starts_with(word + ".");
-      count += model.freeze(module ? word + ".*" : word);
+      int64_t inside = 0;
+      for (const auto& p : model.parameter_refs()) {
+        if (is_part_of(p.name, word)) inside += model.freeze(p.name);
+      }
+      count += inside > 0 ? inside : model.freeze(word);
     }
     return count;
   }
