@@ -28,42 +28,49 @@ template <int kRows, int kRank, typename T>
 HWY_ATTR HWY_INLINE void state_rows(const StateStep<T>& s, int64_t p) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), N = s.state;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), N = s.state, P = s.headdim, stride = s.before_stride;
   const V decay = hn::Set(d, s.alpha);
-  V sum[kRows][kRank];
-#pragma GCC unroll 4
-  for (int i = 0; i < kRows; i++) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRank; r++) sum[i][r] = hn::Zero(d);
-  }
-  for (int64_t n = 0; n < N; n += lanes) {
-    const size_t m = static_cast<size_t>(HWY_MIN(lanes, N - n));
-    V h[kRows];
-#pragma GCC unroll 4
-    for (int i = 0; i < kRows; i++) h[i] = hn::Mul(decay, LoadPart(d, s.from + (p + i) * N + n, m));
-#pragma GCC unroll 4
-    for (int r = 0; r < kRank; r++) {
-      const V old = LoadPart(d, s.k_before + r * s.before_stride + n, m), k = LoadPart(d, s.k + r * N + n, m);
-#pragma GCC unroll 4
-      for (int i = 0; i < kRows; i++) {
-        const int64_t at = r * s.headdim + p + i;
-        h[i] = hn::MulAdd(hn::Set(d, s.before[at]), old, h[i]);
-        h[i] = hn::MulAdd(hn::Set(d, s.now[at]), k, h[i]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kRows; i++) StorePart(h[i], d, s.to + (p + i) * N + n, m);
-#pragma GCC unroll 4
-    for (int r = 0; r < kRank; r++) {
-      const V q = LoadPart(d, s.q + r * N + n, m);
-#pragma GCC unroll 4
-      for (int i = 0; i < kRows; i++) sum[i][r] = hn::MulAdd(h[i], q, sum[i][r]);
-    }
-  }
+  // Held here: a store to the state might change what `s` points at.
+  const T *const from = s.from + p * N, *const k_before = s.k_before, *const k = s.k, *const q = s.q;
+  T *const to = s.to + p * N, *const y = s.y + p;
+  V sum[kRank][kRows];
+  T before[kRank][kRows], now[kRank][kRows];
 #pragma GCC unroll 4
   for (int r = 0; r < kRank; r++) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kRows; i++) s.y[r * s.headdim + p + i] = simd::LaneSum(d, sum[i][r]);
+    for (int i = 0; i < kRows; i++) {
+      sum[r][i] = hn::Zero(d);
+      before[r][i] = s.before[r * P + p + i], now[r][i] = s.now[r * P + p + i];
+    }
+  }
+  const auto step = [&](int64_t n, size_t m) HWY_ATTR {
+    V h[kRows];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++) h[i] = hn::Mul(decay, LoadPart(d, from + i * N + n, m));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRank; r++) {
+      const V old = LoadPart(d, k_before + r * stride + n, m), key = LoadPart(d, k + r * N + n, m);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; i++) h[i] = hn::MulAdd(hn::Set(d, before[r][i]), old, h[i]);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; i++) h[i] = hn::MulAdd(hn::Set(d, now[r][i]), key, h[i]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++) StorePart(h[i], d, to + i * N + n, m);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRank; r++) {
+      const V query = LoadPart(d, q + r * N + n, m);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; i++) sum[r][i] = hn::MulAdd(h[i], query, sum[r][i]);
+    }
+  };
+  int64_t n = 0;
+  for (; n + lanes <= N; n += lanes) step(n, static_cast<size_t>(lanes));
+  if (n < N) step(n, static_cast<size_t>(N - n));
+#pragma GCC unroll 4
+  for (int r = 0; r < kRank; r++) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; i++) y[r * P + i] = simd::LaneSum(d, sum[r][i]);
   }
 }
 

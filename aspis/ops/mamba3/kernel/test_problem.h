@@ -72,21 +72,22 @@ struct Problem {
 
   /// Every gradient with its input.
   std::vector<std::pair<std::vector<T>*, std::vector<T>*>> gradients() {
-    return {{&dlog, &log},
-            {&dw, &w},
-            {&dg, &g},
-            {&dv, &v},
-            {&dinitial, &initial},
-            {&dB, &B},
-            {&dC, &C},
-            {&dB_bias, &B_bias},
-            {&dC_bias, &C_bias},
-            {&dangle, &angle},
-            {&ddt, &dt},
-            {&dinitial_phi, &initial_phi},
-            {&dD, &D},
-            {&dz, &z},
-            {&dscale, &scale}};
+    std::vector<std::pair<std::vector<T>*, std::vector<T>*>> list{{&dlog, &log},
+                                                                  {&dw, &w},
+                                                                  {&dg, &g},
+                                                                  {&dv, &v},
+                                                                  {&dinitial, &initial},
+                                                                  {&dB, &B},
+                                                                  {&dC, &C},
+                                                                  {&dB_bias, &B_bias},
+                                                                  {&dC_bias, &C_bias},
+                                                                  {&dangle, &angle},
+                                                                  {&ddt, &dt},
+                                                                  {&dinitial_phi, &initial_phi},
+                                                                  {&dD, &D},
+                                                                  {&dz, &z}};
+    if (o.scale) list.emplace_back(&dscale, &scale);
+    return list;
   }
 
   bool finish() const { return o.z; }
