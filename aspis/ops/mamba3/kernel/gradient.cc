@@ -294,9 +294,9 @@ class Gradient {
     }
     T sum = 0;
     for (int64_t i = 0; i < rows; i++) {
-      const int64_t at = (k.token + i / R_) * H_ + h;
+      const int64_t token = i / R_, at = (k.token + token) * H_ + h;
       if (i % R_ == 0) sum += p_.log[at];
-      sums[i] = sum, tokens[i] = static_cast<T>(i / R_), w[i] = p_.w[at], g[i] = p_.g[at];
+      sums[i] = sum, tokens[i] = static_cast<T>(token), w[i] = p_.w[at], g[i] = p_.g[at];
     }
     for (int64_t i = 0; i < rows; i++) reach[i] = sum - sums[i];
     for (int64_t i = rows; i < stride_; i++) sums[i] = sum, tokens[i] = static_cast<T>(k.n), into[i] = 0;

@@ -69,8 +69,8 @@ int64_t scan_unit(const ScanShape& s, int64_t cores) {
   const auto tasks = [&](int64_t unit) { return s.batch * s.groups * ((panels + unit - 1) / unit); };
   if (tasks(usual) >= 2 * cores) return usual;
   const auto span = [&](int64_t unit) {
-    const double each = static_cast<double>(std::min(unit, panels));
-    return static_cast<double>((tasks(unit) + cores - 1) / cores) * each * (unit < 4 ? kCost[unit] : 1);
+    const int64_t rounds = (tasks(unit) + cores - 1) / cores;
+    return static_cast<double>(rounds * std::min(unit, panels)) * (unit < 4 ? kCost[unit] : 1);
   };
   int64_t best = usual;
   double least = 0.95 * span(usual);
