@@ -10,6 +10,8 @@ Networks (random weights, float32, the same number of threads for all):
   demo           28x28 images in 4x4 patches, width 64, 4 blocks of 2 directions, batch 128: training step
   vit_tiny       12 transformer blocks, width 192, 3 heads, 197 tokens, batch 8: forward and training step
   convnext_tiny  stages of 3, 3, 9, 3 blocks, widths 96 to 768, batch 8: forward
+  mambavision_tiny, mambavision_tiny_1
+                 levels of 1, 3, 8, 4 blocks, widths 80 to 640: forward and training step of 8 images, forward of one
 
 PyTorch's forms of the Mamba networks differ in the scan: "loop" one step a token,
 "chunk" 16 tokens unrolled in a function that torch.compile takes, "pscan" the
@@ -239,7 +241,82 @@ def convnext(depths=(3, 3, 9, 3), widths=(96, 192, 384, 768), classes=1000):
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(widths[-1]), nn.Linear(widths[-1], classes))
 
 
+# The shape of MambaVision-T, from the description of its layers.
+class ConvBlock(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.GELU(approximate="tanh"),
+                                   nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width))
+
+    def forward(self, x):
+        return x + self.parts(x)
+
+
+class HalfMixer(nn.Module):
+    """Half of the channels through convolution and scan, half through a convolution alone."""
+
+    def __init__(self, width, state, scan):
+        super().__init__()
+        half = width // 2
+        self.half, self.state, self.rank, self.scan = half, state, math.ceil(width / 16), scan
+        self.in_proj, self.out_proj = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.conv_x, self.conv_z = (nn.Conv1d(half, half, 3, padding=1, groups=half, bias=False) for _ in range(2))
+        self.x_proj = nn.Linear(half, self.rank + 2 * state, bias=False)
+        self.dt_proj = nn.Linear(self.rank, half)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, state + 1.0)).repeat(half, 1))
+        self.D = nn.Parameter(torch.ones(half))
+
+    def forward(self, h):
+        x, z = self.in_proj(h).transpose(1, 2).chunk(2, 1)
+        x, z = F.silu(self.conv_x(x)).transpose(1, 2), F.silu(self.conv_z(z)).transpose(1, 2)
+        dt, B, C = self.x_proj(x).split([self.rank, self.state, self.state], -1)
+        y = self.scan(x, F.softplus(self.dt_proj(dt)), -torch.exp(self.A_log), B, C) + self.D * x
+        return self.out_proj(torch.cat([y, z], -1))
+
+
+class MixerBlock(nn.Module):
+    def __init__(self, width, scan):
+        super().__init__()
+        self.norm1, self.norm2, self.mixer = nn.LayerNorm(width), nn.LayerNorm(width), HalfMixer(width, 8, scan)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        x = x + self.mixer(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Windowed(nn.Module):
+    """Blocks over the one window that the whole map is, as at 224 x 224."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x):
+        return self.blocks(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+
+
+def mambavision(scan, depths=(1, 3, 8, 4), heads=(2, 4, 8, 16), width=80, stem=32, classes=1000):
+    parts = []
+    for i, o in ((3, stem), (stem, width)):
+        parts += [nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o, eps=1e-4), nn.ReLU()]
+    for level, depth in enumerate(depths):
+        w = width << level
+        if level < 2:
+            parts += [ConvBlock(w) for _ in range(depth)]
+        else:
+            mixers = (depth + 1) // 2
+            parts.append(Windowed([MixerBlock(w, scan) for _ in range(mixers)] +
+                                  [TransformerBlock(w, heads[level]) for _ in range(depth - mixers)]))
+        if level < 3:
+            parts.append(nn.Conv2d(w, 2 * w, 3, 2, 1, bias=False))
+    last = width << 3
+    return nn.Sequential(*parts, nn.BatchNorm2d(last), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes))
+
+
 def mamba_net(name, scan):
+    if name.startswith("mambavision"):
+        return mambavision(scan)
     if name == "vim_tiny":
         return Tokens(224, 3, 16, 192, 1000, [VimBlock(192, 16, scan) for _ in range(24)])
     return Tokens(28, 1, 4, 64, 10, [TwoBlocks(64, 8, scan) for _ in range(4)])
@@ -252,6 +329,8 @@ NETWORKS = {
     "vit_tiny": (8, (3, 224, 224), ("forward", "step"),
                  ["vit_small", "--set", "embed_dim=192", "--set", "depth=12", "--set", "num_heads=3", "--set", "num_classes=1000"]),
     "convnext_tiny": (8, (3, 224, 224), ("forward",), ["convnext_tiny"]),
+    "mambavision_tiny": (8, (3, 224, 224), ("forward", "step"), ["mamba_vision_T"]),
+    "mambavision_tiny_1": (1, (3, 224, 224), ("forward",), ["mamba_vision_T"]),
 }
 
 
@@ -278,7 +357,7 @@ def torch_forms(name, compile_too):
         torch._dynamo.reset()  # or shapes seen before count against the limit of compilations
         return torch.compile(f, dynamic=False)
 
-    if name in ("vim_tiny", "demo"):
+    if name in ("vim_tiny", "demo") or name.startswith("mambavision"):
         yield "torch loop", lambda: mamba_net(name, scan_loop)
         yield "torch pscan", lambda: mamba_net(name, scan_parallel)
         package = scan_mambapy()
@@ -286,6 +365,8 @@ def torch_forms(name, compile_too):
             yield "torch mambapy", lambda: mamba_net(name, package)
         if compile_too:
             yield "torch chunk, compiled", lambda: mamba_net(name, scan_chunk(compiled(chunk_step)))
+        if name.startswith("mambavision"):
+            yield "torch chunk, eager", lambda: mamba_net(name, scan_chunk(chunk_step))
         return
     make = (lambda: Tokens(224, 3, 16, 192, 1000, [TransformerBlock(192, 3) for _ in range(12)])) if name == "vit_tiny" else convnext
     yield "torch eager", make
